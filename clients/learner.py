@@ -1,0 +1,217 @@
+"""One site's learning: what it adds to each sum, and what it makes of the sum.
+
+A deterministic state machine without any cryptography. Every site that applies the same sums is in the same state, bit
+for bit; the encrypted path and its plaintext twin call the same methods.
+
+Trust: runs at a site and sees patients' records. A contribution is that site's secret until it is encrypted and masked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from clients.evaluation import FederatedMetrics, Metrics, metric_sums, score
+from clients.generator import public_generator
+from clients.grid import first_exponent, next_exponent
+from clients.learner_state import LearnerState
+from clients.models import initial_values, tensor_slices
+from clients.statistics import Standardisation, standardisation, statistics_sums
+from clients.table import Table, Values, split_table
+from clients.training import train
+from protocol.errors import RoundKindMismatchError, ValueRefusedError
+from protocol.packing import Integers, RoundKind, packing_plan, quantise
+from protocol.parameters import CkksParameters
+from protocol.terms import Terms
+
+MAX_CLIPPED_SHARE: Final = 0.001
+"""A grid that cuts off more than this share of a tensor's values is widened."""
+
+
+class Learner:
+    """One site's part in learning, from its own table.
+
+    Args:
+        terms: What the agreement fixes.
+        parameters: The CKKS parameters, which fix the grid.
+        table: The site's patients, at least 2.
+        site: The site's name.
+
+    Attributes:
+        terms: What the agreement fixes.
+        site: The site's name.
+        training_table: The patients to train on.
+        held_out_table: The patients to test on; nothing is learnt from them.
+
+    Raises:
+        DataError: The table has fewer than 2 rows.
+    """
+
+    def __init__(self, *, terms: Terms, parameters: CkksParameters, table: Table, site: str) -> None:
+        self.terms = terms
+        self.site = site
+        self._parameters = parameters
+        self._slices = tensor_slices(terms.model.tensor_shapes(len(terms.data.features)))
+        self.training_table, self.held_out_table = split_table(
+            table, test_fraction=terms.data.test_fraction, seed=terms.training.seed, site=site
+        )
+
+    def initial_state(self) -> LearnerState:
+        """Return the state before the first sum, the same at every site."""
+        training = self.terms.training
+        model = initial_values(self.terms.model, len(self.terms.data.features), training.seed)
+        exponent = first_exponent(clip=training.clip, clip_steps=self._parameters.clip_steps)
+        return LearnerState(
+            model=model,
+            step_exponents=np.full(len(self._slices), exponent, dtype=np.int64),
+            best_model=model,
+        )
+
+    def contribution(self, state: LearnerState, kind: RoundKind, round_number: int) -> Integers:
+        """Return this site's integers for a round's sum.
+
+        Args:
+            state: The state after the round before.
+            kind: What the round sums.
+            round_number: The round, from 1; fixes the batch order of a TRAIN round.
+
+        Returns:
+            int64 array of the packing plan's shape.
+
+        Raises:
+            RoundKindMismatchError: STATISTICS is not the first sum, or not the only one of its kind.
+            ValueRefusedError: Training diverged (names the tensor), or this site's training patients outnumber those of
+                the statistics sum.
+        """
+        common = _statistics_for(state, kind)
+        if common is None:
+            content = statistics_sums(self.training_table.features, self.terms.data)
+        else:
+            content = self._metric_sums(state.model, common)
+            if kind is RoundKind.TRAIN:
+                content |= self._update(state, common, round_number)
+        return packing_plan(kind, self.terms, self._parameters).pack(content)
+
+    def apply(self, state: LearnerState, kind: RoundKind, packed_sum: Integers) -> LearnerState:
+        """Return the state after a round's sum.
+
+        Args:
+            state: The state in which the contributions were made.
+            kind: What the round summed.
+            packed_sum: Exact sum of all contributions, int64 of the packing plan's shape.
+
+        Raises:
+            RoundKindMismatchError: STATISTICS is not the first sum, or not the only one of its kind.
+            ValueRefusedError: The sum holds no patients or no weight, or the model diverged (names the tensor).
+        """
+        content = packing_plan(kind, self.terms, self._parameters).unpack(packed_sum)
+        if _statistics_for(state, kind) is None:
+            return replace(state, standardisation=standardisation(content, self.terms.data))
+        federated = FederatedMetrics.from_sums(content)
+        measured = replace(state, federated=federated)
+        if federated.training_loss < state.best_loss:
+            measured = replace(measured, best_model=state.model, best_loss=federated.training_loss)
+        return self._apply_update(measured, content) if kind is RoundKind.TRAIN else measured
+
+    def local_baseline(self) -> tuple[Values, Standardisation]:
+        """Return what this site learns alone: as many epochs, its own patients' statistics, no sum."""
+        training = self.terms.training
+        own = standardisation(statistics_sums(self.training_table.features, self.terms.data), self.terms.data)
+        values = train(
+            self.terms.model,
+            self.initial_state().model,
+            own.apply(self.training_table.features),
+            self.training_table.labels,
+            training,
+            epochs=training.rounds * training.local_epochs,
+            rng=public_generator("local baseline", seed=training.seed, site=self.site),
+        )
+        return values, own
+
+    def held_out_scores(self, values: Values, common: Standardisation) -> Values:
+        """Return the held-out patients' probabilities of label 1, float64 (n,), under a model."""
+        return score(self.terms.model, values, common.apply(self.held_out_table.features))
+
+    def evaluate(self, values: Values, common: Standardisation) -> Metrics:
+        """Return a model's exact metrics on this site's held-out patients; they stay at the site."""
+        return Metrics.of(self.held_out_table.labels, self.held_out_scores(values, common))
+
+    def _metric_sums(self, model: Values, common: Standardisation) -> dict[str, Integers]:
+        return metric_sums(
+            self.held_out_table.labels,
+            self.held_out_scores(model, common),
+            self.training_table.labels,
+            score(self.terms.model, model, common.apply(self.training_table.features)),
+        )
+
+    def _update(self, state: LearnerState, common: Standardisation, round_number: int) -> dict[str, Integers]:
+        """Train, and return the grid fields: each tensor's weighted change, the weight and the clipped share."""
+        training = self.terms.training
+        weight = self.training_table.records / common.records
+        if weight > 1:
+            raise ValueRefusedError("field weight: this site's patients are not in the statistics sum")
+        trained = train(
+            self.terms.model,
+            state.model,
+            common.apply(self.training_table.features),
+            self.training_table.labels,
+            training,
+            epochs=training.local_epochs,
+            rng=public_generator("batches", seed=training.seed, site=self.site, round_number=round_number),
+        )
+        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are refused by name below
+            change = trained - state.model.astype(np.float32)
+        content: dict[str, Integers] = {}
+        clipped_share = 0.0
+        for (name, place), exponent in zip(self._slices.items(), state.step_exponents.tolist(), strict=True):
+            content[name], clipped = quantise(
+                change[place],
+                step=math.ldexp(1.0, exponent),
+                clip_steps=self._parameters.clip_steps,
+                weight=weight,
+                name=name,
+            )
+            clipped_share = max(clipped_share, clipped / len(content[name]))
+        unit = self._weight_unit
+        content["weight"] = np.array([math.floor(weight * unit)], dtype=np.int64)
+        content["clipped"] = np.array([round(weight * clipped_share * unit)], dtype=np.int64)
+        return content
+
+    def _apply_update(self, state: LearnerState, content: Mapping[str, Integers]) -> LearnerState:
+        weight = int(content["weight"][0])
+        if weight <= 0:
+            raise ValueRefusedError("field weight: the sum of all sites' weights is not positive")
+        clipped = int(content["clipped"][0]) > MAX_CLIPPED_SHARE * weight
+        model = state.model.copy()
+        exponents = state.step_exponents.copy()
+        for position, (name, place) in enumerate(self._slices.items()):
+            exponent = int(state.step_exponents[position])
+            change = content[name].astype(np.float64) * math.ldexp(1.0, exponent) / (weight / self._weight_unit)
+            model[place] += change
+            if not np.isfinite(model[place]).all():
+                raise ValueRefusedError(f"tensor {name}: NaN or infinite after the sum; the run diverged")
+            exponents[position] = next_exponent(
+                exponent,
+                largest_change=float(np.abs(change).max()),
+                clipped=clipped,
+                clip=self.terms.training.clip,
+                clip_steps=self._parameters.clip_steps,
+            )
+        return replace(state, model=model, step_exponents=exponents)
+
+    @property
+    def _weight_unit(self) -> int:
+        """What a weight of 1 counts in the fields `weight` and `clipped`."""
+        return 1 << (self._parameters.value_bits - 2)
+
+
+def _statistics_for(state: LearnerState, kind: RoundKind) -> Standardisation | None:
+    """Return the statistics a round works with; None exactly if the round is the one that makes them."""
+    if (kind is RoundKind.STATISTICS) != (state.standardisation is None):
+        expected = "STATISTICS" if state.standardisation is None else "TRAIN or EVALUATE"
+        raise RoundKindMismatchError("statistics come first and once", expected=expected, got=kind.name)
+    return state.standardisation

@@ -1,0 +1,93 @@
+"""What all sites hold in common after the same sums.
+
+Trust: runs at a site; every site of the run knows it, the provider does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from clients.evaluation import FederatedMetrics
+from clients.statistics import Standardisation
+from clients.table import Values
+from protocol.packing import Integers
+
+_METRIC_NAMES: Final = tuple(attribute.name for attribute in fields(FederatedMetrics))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LearnerState:
+    """The shared side of learning: the same bits at every site.
+
+    Attributes:
+        standardisation: Mean and deviation of the features; None before the STATISTICS sum.
+        model: float64 (P,), the shared model.
+        step_exponents: int64 (T,), log2 of each tensor's grid step in the next TRAIN round.
+        best_model: float64 (P,), the model with the lowest training loss over all sites so far.
+        best_loss: That loss in nats; infinite before a first one is known.
+        federated: Metrics of the last sum, of the model as it was *before* that sum; None before there are any.
+    """
+
+    standardisation: Standardisation | None = None
+    model: Values = field(repr=False)
+    step_exponents: Integers = field(repr=False)
+    best_model: Values = field(repr=False)
+    best_loss: float = math.inf
+    federated: FederatedMetrics | None = None
+
+    def to_tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the state as named float64 and int64 arrays; what is None has no name."""
+        tensors: dict[str, npt.NDArray[Any]] = {
+            "model": self.model,
+            "step_exponents": self.step_exponents,
+            "best_model": self.best_model,
+            "best_loss": np.array([self.best_loss]),
+        }
+        if self.standardisation is not None:
+            tensors["standardisation.mean"] = self.standardisation.mean
+            tensors["standardisation.deviation"] = self.standardisation.deviation
+            tensors["standardisation.records"] = np.array([self.standardisation.records], dtype=np.int64)
+        if self.federated is not None:
+            numbers = [getattr(self.federated, name) for name in _METRIC_NAMES]
+            tensors["federated"] = np.array([math.nan if number is None else number for number in numbers])
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, npt.NDArray[Any]]) -> LearnerState:
+        """Invert `to_tensors` exactly."""
+        common = federated = None
+        if "standardisation.mean" in tensors:
+            common = Standardisation(
+                mean=tensors["standardisation.mean"],
+                deviation=tensors["standardisation.deviation"],
+                records=int(tensors["standardisation.records"][0]),
+            )
+        if "federated" in tensors:
+            values = tensors["federated"].tolist()
+            numbers: list[Any] = [None if math.isnan(value) else value for value in values]
+            named = dict(zip(_METRIC_NAMES, numbers, strict=True))
+            federated = FederatedMetrics(**{**named, "records": int(named["records"])})
+        return cls(
+            standardisation=common,
+            model=tensors["model"],
+            step_exponents=tensors["step_exponents"],
+            best_model=tensors["best_model"],
+            best_loss=float(tensors["best_loss"][0]),
+            federated=federated,
+        )
+
+    def shared_digest(self) -> bytes:
+        """Return SHA-256 over the state, each array framed by name, type and shape: no two states encode alike."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.to_tensors().items()):
+            little_endian = np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("<"))
+            digest.update(f"{name} {little_endian.dtype.str} {little_endian.shape}\n".encode())
+            digest.update(little_endian.tobytes())
+        return digest.digest()

@@ -1,0 +1,106 @@
+"""What a site keeps of a run for its own people: models, metrics history, comparison with its own local model.
+
+Trust: site only.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Final
+
+import numpy as np
+from safetensors.numpy import save
+
+from clients.learner import Learner
+from clients.learner_state import LearnerState
+from clients.membership import Membership
+from clients.models import tensor_slices
+from clients.statistics import Standardisation
+from clients.table import Values
+
+MODELS: Final = "models"
+METRICS: Final = "metrics.jsonl"
+
+
+class Results:
+    """Writes a site's results into its vault.
+
+    Args:
+        membership: The site.
+        learner: The site's learning.
+    """
+
+    def __init__(self, membership: Membership, learner: Learner) -> None:
+        self._membership = membership
+        self._vault = membership.vault
+        self._terms = membership.agreement.terms
+        self._learner = learner
+
+    def after_sum(self, state: LearnerState, round_number: int) -> None:
+        """Keep the model after a sum, and a line of metrics: this site's own, and the federation's exact sums."""
+        if state.standardisation is None:
+            return
+        self._write_model("last", state.model, state.standardisation)
+        self._write_model("best", state.best_model, state.standardisation)
+        entry: dict[str, object] = {
+            "round": round_number,
+            "own": self._learner.evaluate(state.model, state.standardisation).as_json(),
+        }
+        if state.federated is not None:
+            entry["federation_before_round"] = state.federated.as_json()
+        self._vault.append(METRICS, entry)
+
+    def finish(self, state: LearnerState) -> None:
+        """Train the local baseline and write the comparison."""
+        if state.standardisation is None:
+            return
+        local, local_standardisation = self._learner.local_baseline()
+        self._write_model("local", local, local_standardisation)
+        result = {
+            "site": self._membership.name,
+            "records": {
+                "train": self._learner.training_table.records,
+                "test": self._learner.held_out_table.records,
+            },
+            "local": self._learner.evaluate(local, local_standardisation).as_json(),
+            "federated": self._learner.evaluate(state.model, state.standardisation).as_json(),
+            "federated_sums": None if state.federated is None else state.federated.as_json(),
+        }
+        self._vault.write("result.json", json.dumps(result, indent=2).encode() + b"\n")
+        self._vault.write(
+            "scores.csv",
+            _scores_csv(
+                self._learner.held_out_table.labels,
+                self._learner.held_out_scores(local, local_standardisation),
+                self._learner.held_out_scores(state.model, state.standardisation),
+            ),
+        )
+
+    def _write_model(self, name: str, values: Values, standardisation: Standardisation) -> None:
+        """Write a model with everything that prediction needs, as float64 safetensors."""
+        data, model = self._terms.data, self._terms.model
+        shapes = model.tensor_shapes(len(data.features))
+        tensors = {tensor: values[place].reshape(shapes[tensor]) for tensor, place in tensor_slices(shapes).items()}
+        tensors |= {
+            "standardisation.mean": standardisation.mean,
+            "standardisation.deviation": standardisation.deviation,
+        }
+        metadata = {
+            "format": "cipherward.model/1",
+            "data": data.name,
+            "label": data.label,
+            "features": json.dumps([feature.name for feature in data.features]),
+            "model": json.dumps({"kind": model.kind, "hidden": list(model.hidden)}),
+        }
+        contiguous = {tensor: np.ascontiguousarray(array) for tensor, array in tensors.items()}
+        self._vault.write(f"{MODELS}/{name}.safetensors", save(contiguous, metadata), is_durable=False)
+
+
+def _scores_csv(labels: np.ndarray, local: Values, federated: Values) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["label", "local", "federated"])
+    writer.writerows(zip(labels.tolist(), local.tolist(), federated.tolist(), strict=True))
+    return buffer.getvalue().encode()

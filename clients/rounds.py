@@ -1,0 +1,223 @@
+"""A site's part in the rounds: apply the sums so far, prepare a contribution, upload it once, close.
+
+Trust: site only. A contribution leaves as a sealed update or not at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from clients.keys import EpochKeys
+from clients.learner import Learner
+from clients.membership import Membership
+from clients.opening import Opening
+from clients.release import release
+from clients.results import Results
+from clients.run_files import MAX_TRIES, Position, RunFiles
+from clients.sealing import seal_update
+from protocol.errors import ProtocolError, RoundMismatchError, SessionMismatchError, SiteMismatchError, TagError
+from protocol.handshake import Session
+from protocol.notes import NoteKind, SiteNote, UploadCall
+from protocol.packing import RoundKind
+from protocol.rounds import RoundTerms
+from protocol.state import initial_state, next_state
+from protocol.update import EncryptedAggregate, SealedUpdate, UpdateProof
+
+
+class Rounds:
+    """Handles the messages of one run's rounds.
+
+    Args:
+        membership: The site.
+        run: The run's id.
+        learner: The site's learning.
+    """
+
+    def __init__(self, membership: Membership, run: bytes, learner: Learner) -> None:
+        self._membership = membership
+        self._agreement = membership.agreement
+        self._run = run
+        self._learner = learner
+        self._files = RunFiles(membership.vault, run)
+
+    def handle_prepare(self, round_number: int, aggregates: Sequence[bytes]) -> bytes:
+        """Apply the sums that came, train, and say that this site is ready.
+
+        Args:
+            round_number: The round to prepare.
+            aggregates: Sums of rounds before it, in order; those already applied are passed over.
+
+        Returns:
+            A signed note without any data.
+
+        Raises:
+            ProtocolError: A sum was refused, or this site does not stand before that round.
+        """
+        session, epoch, keys = self._enter()
+        position = self._catch_up(aggregates, session, epoch, keys)
+        if position.round != round_number:
+            raise RoundMismatchError("round", expected=position.round, got=round_number)
+        if self._files.pending() is None and self._files.uploaded(position.state) is None:
+            started = time.perf_counter()
+            kind = self._agreement.round_kind(round_number)
+            packed = self._learner.contribution(position.learner, kind, round_number)
+            self._files.keep_pending(packed)
+            self._record("trained", round_number, started, kind=kind.name.lower())
+        return self._note(NoteKind.READY, position, session, epoch, keys)
+
+    def handle_upload(self, call_bytes: bytes) -> bytes:
+        """Seal this round's contribution for the cohort that the provider named.
+
+        Returns:
+            The sealed update; the same bytes if they were asked for before.
+
+        Raises:
+            SecondUploadError: This state's update left for another cohort.
+            ProtocolError: The call does not fit this site's round, or names a cohort that the agreement forbids.
+        """
+        call = UploadCall.from_bytes(call_bytes)
+        session, epoch, keys = self._enter()
+        position = self._position(session)
+        if call.round != position.round:
+            raise RoundMismatchError("round", expected=position.round, got=call.round)
+        uploaded = self._files.uploaded(position.state, call.cohort)
+        if uploaded is not None:
+            return uploaded
+        self._agreement.check_cohort(call.cohort, members=position.members)
+        if self._membership.site not in call.cohort:
+            raise SiteMismatchError("cohort", expected=f"one with site {self._membership.site}", got=call.cohort)
+        packed = self._files.pending()
+        if packed is None:
+            raise RoundMismatchError("upload", expected="after this round was prepared", got="before")
+        started = time.perf_counter()
+        terms = self._terms(position, session, epoch, keys, call.cohort)
+        update = seal_update(
+            packed,
+            terms=terms,
+            state=position.state,
+            site=self._membership.site,
+            identity=self._membership.identity,
+            pair_keys=Opening(self._membership, self._run).pair_keys(session),
+            epoch_keys=keys,
+        ).to_bytes()
+        self._files.keep_upload(update, state=position.state, round_number=position.round, cohort=call.cohort)
+        self._record("sealed", position.round, started, bytes=len(update), cohort=len(call.cohort))
+        return update
+
+    def handle_close(self, aggregates: Sequence[bytes]) -> bytes:
+        """Apply the last sum, write models and results, delete the run's secrets, and say in which state this ends.
+
+        Returns:
+            A signed note; the same one if it was asked for before.
+
+        Raises:
+            ProtocolError: A sum was refused, or the run has not reached its end.
+        """
+        closed = self._files.closed()
+        if closed is not None:
+            self._files.forget()  # a crash may have come between the note and this
+            return closed
+        session, epoch, keys = self._enter()
+        position = self._catch_up(aggregates, session, epoch, keys)
+        if position.round != self._agreement.last_round + 1:
+            raise RoundMismatchError("round", expected=self._agreement.last_round + 1, got=position.round)
+        self._results.finish(position.learner)
+        note = self._note(NoteKind.CLOSED, position, session, epoch, keys)
+        self._files.close(note)
+        self._record("closed", self._agreement.last_round, time.perf_counter())
+        return note
+
+    @property
+    def _results(self) -> Results:
+        return Results(self._membership, self._learner)
+
+    def _enter(self) -> tuple[Session, int, EpochKeys]:
+        session_bytes = self._files.session()
+        if session_bytes is None or self._files.closed() is not None:
+            raise SessionMismatchError("run", expected="one that is open", got=self._run.hex())
+        session = Session.from_bytes(session_bytes, self._agreement, self._run)
+        epoch, secret = self._files.epoch()
+        return session, epoch, EpochKeys(secret, self._agreement, session.digest)
+
+    def _position(self, session: Session) -> Position:
+        return self._files.position() or Position(
+            round=0,
+            state=initial_state(self._agreement.digest, session.digest),
+            members=session.sites,
+            learner=self._learner.initial_state(),
+        )
+
+    def _terms(
+        self, position: Position, session: Session, epoch: int, keys: EpochKeys, cohort: tuple[int, ...]
+    ) -> RoundTerms:
+        return RoundTerms(
+            agreement=self._agreement,
+            session=session.digest,
+            epoch=epoch,
+            round=position.round,
+            cohort=cohort,
+            state=keys.state_mac(position.state),
+        )
+
+    def _catch_up(self, aggregates: Sequence[bytes], session: Session, epoch: int, keys: EpochKeys) -> Position:
+        position = self._position(session)
+        for data in aggregates:
+            aggregate = EncryptedAggregate.from_bytes(data, self._agreement)
+            if aggregate.round < position.round:
+                continue
+            if self._files.tries() >= MAX_TRIES:
+                raise TagError("aggregates refused in this round", expected=f"fewer than {MAX_TRIES}", got=MAX_TRIES)
+            try:
+                position = self._apply(aggregate, position, session, epoch, keys)
+            except ProtocolError:
+                self._files.count_try()
+                raise
+            self._files.move_to(position)
+        return position
+
+    def _apply(
+        self, aggregate: EncryptedAggregate, position: Position, session: Session, epoch: int, keys: EpochKeys
+    ) -> Position:
+        started = time.perf_counter()
+        self._agreement.check_cohort(aggregate.cohort, members=position.members)
+        terms = self._terms(position, session, epoch, keys, aggregate.cohort)
+        exact = release(
+            aggregate,
+            terms=terms,
+            state=position.state,
+            epoch_keys=keys,
+            own_proof=self._own_proof(position, terms),
+        )
+        self._record("released", position.round, started, cohort=len(aggregate.cohort))
+        kind = terms.kind
+        learner = self._learner.apply(position.learner, kind, exact)
+        self._results.after_sum(learner, position.round)
+        return Position(
+            round=position.round + 1,
+            state=next_state(position.state, exact, learner.shared_digest()),
+            members=aggregate.cohort if kind is RoundKind.STATISTICS else position.members,
+            learner=learner,
+        )
+
+    def _own_proof(self, position: Position, terms: RoundTerms) -> UpdateProof | None:
+        uploaded = self._files.uploaded(position.state, terms.cohort)
+        return None if uploaded is None else SealedUpdate.from_bytes(uploaded, terms).proof
+
+    def _note(self, kind: NoteKind, position: Position, session: Session, epoch: int, keys: EpochKeys) -> bytes:
+        unsigned = SiteNote(
+            kind=kind,
+            site=self._membership.site,
+            epoch=epoch,
+            round=position.round,
+            agreement=self._agreement.digest,
+            session=session.digest,
+            state=keys.state_mac(position.state),
+            signature=b"",
+        )
+        return replace(unsigned, signature=self._membership.identity.sign(unsigned.signed_bytes())).to_bytes()
+
+    def _record(self, event: str, round_number: int, started: float, **fields: object) -> None:
+        seconds = round(time.perf_counter() - started, 6)
+        self._membership.vault.record(event, round=round_number, seconds=seconds, **fields)

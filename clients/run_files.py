@@ -1,0 +1,201 @@
+"""What a site keeps on disk about one run: its keys, where it stands, and the one update per state that has left.
+
+Trust: site only. The journal outlives the run; the secrets do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from safetensors.numpy import load, save
+
+from clients.learner_state import LearnerState
+from clients.secret import SecretBytes
+from clients.vault import Vault
+from protocol.agreement import Cohort
+from protocol.errors import SecondUploadError
+from protocol.packing import Integers
+
+JOURNAL: Final = "journal.jsonl"
+MAX_TRIES: Final = 1000
+"""Aggregates that a site refuses per round before it refuses the round for good."""
+
+_EPHEMERAL: Final = "ephemeral.secret"
+_EPOCH: Final = "epoch.secret"
+_SESSION: Final = "session.bin"
+_CARD: Final = "card.bin"
+_POSITION: Final = "position.safetensors"
+_PENDING: Final = "pending.npy"
+_UPLOAD: Final = "upload.bin"
+_CLOSED: Final = "closed.bin"
+_TRIES: Final = "tries.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a site stands in a run.
+
+    Attributes:
+        round: The round whose sum comes next.
+        state: The state chain's value, 32 bytes.
+        members: Sites that may be in a cohort: those of the statistics sum; all of the run before it.
+        learner: The learner's state.
+    """
+
+    round: int
+    state: bytes
+    members: Cohort
+    learner: LearnerState
+
+
+class RunFiles:
+    """One run's files below `runs/<run>/`.
+
+    Args:
+        vault: The site's vault.
+        run: The run's id.
+    """
+
+    def __init__(self, vault: Vault, run: bytes) -> None:
+        self._vault = vault
+        self._directory = f"runs/{run.hex()}"
+
+    def _name(self, name: str) -> str:
+        return f"{self._directory}/{name}"
+
+    def has_ephemeral(self) -> bool:
+        """Return whether the site has announced itself in this run and not closed it."""
+        return self._vault.has(self._name(_EPHEMERAL))
+
+    def announce(self, ephemeral: X25519PrivateKey, card: bytes) -> None:
+        """Keep the run key and the card that went out."""
+        self._vault.write(self._name(_CARD), card)
+        self._vault.write_secret(self._name(_EPHEMERAL), SecretBytes(ephemeral.private_bytes_raw()))
+
+    def ephemeral(self) -> X25519PrivateKey:
+        """Return this site's key of the run."""
+        return X25519PrivateKey.from_private_bytes(self._vault.read_secret(self._name(_EPHEMERAL)).reveal())
+
+    def card(self) -> bytes:
+        """Return the card that went out."""
+        return self._vault.read(self._name(_CARD))
+
+    def session(self) -> bytes | None:
+        """Return the cards of the run, if it was opened."""
+        return self._vault.read(self._name(_SESSION)) if self._vault.has(self._name(_SESSION)) else None
+
+    def open(self, session: bytes, epoch_secret: SecretBytes, epoch: int) -> None:
+        """Keep session and epoch secret."""
+        framed = SecretBytes(epoch.to_bytes(4, "little") + epoch_secret.reveal())
+        self._vault.write_secret(self._name(_EPOCH), framed)
+        self._vault.write(self._name(_SESSION), session)
+
+    def epoch(self) -> tuple[int, SecretBytes]:
+        """Return epoch number and epoch secret."""
+        raw = self._vault.read_secret(self._name(_EPOCH)).reveal()
+        return int.from_bytes(raw[:4], "little"), SecretBytes(raw[4:])
+
+    def position(self) -> Position | None:
+        """Return where the site stands, or None before the first round."""
+        if not self._vault.has(self._name(_POSITION)):
+            return None
+        tensors = load(self._vault.read(self._name(_POSITION)))
+        head = json.loads(bytes(tensors.pop("position")))
+        return Position(
+            round=head["round"],
+            state=bytes.fromhex(head["state"]),
+            members=tuple(head["members"]),
+            learner=LearnerState.from_tensors(tensors),
+        )
+
+    def move_to(self, position: Position) -> None:
+        """Keep a new position; the contribution to the round before it is no longer needed."""
+        head = json.dumps(
+            {"round": position.round, "state": position.state.hex(), "members": list(position.members)}
+        ).encode()
+        tensors = position.learner.to_tensors() | {"position": np.frombuffer(head, dtype=np.uint8)}
+        # before: a contribution that outlived its round would be taken for the next one's
+        for name in (_PENDING, _TRIES):
+            self._vault.delete(self._name(name))
+        # not durable: after a power cut the provider's sums are replayed onto an older position
+        self._vault.write(self._name(_POSITION), save(tensors), is_durable=False)
+        # after: the sum of a position that was not left yet is checked against the update that is in it
+        self._vault.delete(self._name(_UPLOAD))
+
+    def pending(self) -> Integers | None:
+        """Return the contribution that waits for its cohort, if there is one."""
+        if not self._vault.has(self._name(_PENDING)):
+            return None
+        pending: Integers = np.load(BytesIO(self._vault.read(self._name(_PENDING))), allow_pickle=False)
+        return pending
+
+    def keep_pending(self, packed: Integers) -> None:
+        """Keep a contribution until its cohort is named."""
+        buffer = BytesIO()
+        np.save(buffer, packed, allow_pickle=False)
+        self._vault.write(self._name(_PENDING), buffer.getvalue(), is_durable=False)
+
+    def uploaded(self, state: bytes, cohort: Cohort | None = None) -> bytes | None:
+        """Return the update that left for a state, if one did.
+
+        Args:
+            state: The state it was made in.
+            cohort: The cohort asked for now; None asks for none.
+
+        Raises:
+            SecondUploadError: One left for another cohort, or its bytes are gone; no second one will.
+        """
+        for entry in self._vault.lines(JOURNAL):
+            if entry.get("state") != state.hex():
+                continue
+            data = self._vault.read(self._name(_UPLOAD)) if self._vault.has(self._name(_UPLOAD)) else b""
+            if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
+                raise SecondUploadError("update for this state", expected="the bytes in the journal", got="others")
+            if cohort is not None and entry.get("cohort") != list(cohort):
+                raise SecondUploadError("cohort for this state", expected=entry.get("cohort"), got=list(cohort))
+            return data
+        return None
+
+    def keep_upload(self, data: bytes, *, state: bytes, round_number: int, cohort: Cohort) -> None:
+        """Put an update on disk and into the journal, before it leaves."""
+        self._vault.write(self._name(_UPLOAD), data)
+        entry: dict[str, object] = {
+            "state": state.hex(),
+            "round": round_number,
+            "cohort": list(cohort),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data),
+        }
+        self._vault.append(JOURNAL, entry, is_durable=True)
+
+    def count_try(self) -> int:
+        """Count a refused aggregate of this round and return how many there were."""
+        name = self._name(_TRIES)
+        tries = 1 + (int(json.loads(self._vault.read(name))) if self._vault.has(name) else 0)
+        self._vault.write(name, json.dumps(tries).encode())
+        return tries
+
+    def tries(self) -> int:
+        """Return how many aggregates of this round were refused."""
+        name = self._name(_TRIES)
+        return int(json.loads(self._vault.read(name))) if self._vault.has(name) else 0
+
+    def closed(self) -> bytes | None:
+        """Return the closing note, if the run was closed."""
+        return self._vault.read(self._name(_CLOSED)) if self._vault.has(self._name(_CLOSED)) else None
+
+    def close(self, note: bytes) -> None:
+        """Keep the closing note, then delete every secret of the run and all that could be decrypted with one."""
+        self._vault.write(self._name(_CLOSED), note)
+        self.forget()
+
+    def forget(self) -> None:
+        """Delete every secret of the run and all that could be decrypted with one."""
+        for name in (_EPHEMERAL, _EPOCH, _PENDING, _UPLOAD, _TRIES):
+            self._vault.delete(self._name(name))

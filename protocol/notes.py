@@ -1,0 +1,156 @@
+"""The small messages of a round: a site's signed note, and the provider's call to upload.
+
+Trust: both sides parse them; neither carries anything about data or model but the state's MAC.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from protocol.agreement import Agreement, Cohort
+from protocol.errors import (
+    AgreementMismatchError,
+    EpochMismatchError,
+    LengthError,
+    MalformedError,
+    RoundMismatchError,
+    SessionMismatchError,
+    SiteMismatchError,
+)
+from protocol.schedule import frame
+
+_NOTE = struct.Struct("<4sHHII32s32s32s64s")
+_NOTE_MAGIC: Final = b"CWN1"
+_CALL = struct.Struct("<4sIHxx")
+_CALL_MAGIC: Final = b"CWC1"
+_CALL_SITE: Final = struct.Struct("<H")
+
+
+class NoteKind(IntEnum):
+    """What a site says."""
+
+    READY = 1
+    CLOSED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteNote:
+    """A site is ready to upload for a round, or has closed the run after it; without any data.
+
+    Attributes:
+        kind: What it says.
+        site: Roster position.
+        epoch: Key epoch.
+        round: Round number.
+        agreement: A.
+        session: X.
+        state: MAC of the state the site is in.
+        signature: Over all of it.
+    """
+
+    kind: NoteKind
+    site: int
+    epoch: int
+    round: int
+    agreement: bytes
+    session: bytes
+    state: bytes
+    signature: bytes
+
+    def signed_bytes(self) -> bytes:
+        """Return what the site signs."""
+        return frame(
+            "note", int(self.kind), self.agreement, self.session, self.epoch, self.round, self.site, self.state
+        )
+
+    def to_bytes(self) -> bytes:
+        """Encode for the wire."""
+        return _NOTE.pack(
+            _NOTE_MAGIC,
+            self.kind,
+            self.site,
+            self.epoch,
+            self.round,
+            self.agreement,
+            self.session,
+            self.state,
+            self.signature,
+        )
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes, *, kind: NoteKind, agreement: Agreement, session: bytes, epoch: int, round_number: int
+    ) -> SiteNote:
+        """Parse a note that must be of this kind, run and round, and check its signature.
+
+        Raises:
+            ProtocolError: The subclass of the first check that failed.
+        """
+        if len(data) != _NOTE.size:
+            raise LengthError("note bytes", expected=_NOTE.size, got=len(data))
+        magic, got_kind, site, got_epoch, got_round, got_agreement, got_session, state, signature = _NOTE.unpack(data)
+        if magic != _NOTE_MAGIC or got_kind != kind:
+            raise MalformedError(
+                "note", expected=f"{_NOTE_MAGIC.decode()} {kind.name}", got=f"{magic.hex()} {got_kind}"
+            )
+        if got_agreement != agreement.digest:
+            raise AgreementMismatchError("agreement", expected=agreement.digest.hex(), got=got_agreement.hex())
+        if got_session != session:
+            raise SessionMismatchError("session", expected=session.hex(), got=got_session.hex())
+        if got_epoch != epoch:
+            raise EpochMismatchError("epoch", expected=epoch, got=got_epoch)
+        if got_round != round_number:
+            raise RoundMismatchError("round", expected=round_number, got=got_round)
+        if site >= len(agreement.roster):
+            raise SiteMismatchError("roster position", expected=f"below {len(agreement.roster)}", got=site)
+        note = cls(
+            kind=kind,
+            site=site,
+            epoch=epoch,
+            round=got_round,
+            agreement=got_agreement,
+            session=got_session,
+            state=state,
+            signature=signature,
+        )
+        agreement.roster[site].verify(signature, note.signed_bytes())
+        return note
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadCall:
+    """The provider names the cohort of a round; each site in it may now upload, once.
+
+    Attributes:
+        round: Round number.
+        cohort: Roster positions, ascending.
+    """
+
+    round: int
+    cohort: Cohort
+
+    def to_bytes(self) -> bytes:
+        """Encode for the wire."""
+        head = _CALL.pack(_CALL_MAGIC, self.round, len(self.cohort))
+        return head + b"".join(_CALL_SITE.pack(site) for site in self.cohort)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> UploadCall:
+        """Parse a call; whether the cohort is allowed is checked against the agreement.
+
+        Raises:
+            LengthError: Another length than its count fixes.
+            MalformedError: Not a call.
+        """
+        if len(data) < _CALL.size:
+            raise LengthError("upload call bytes", expected=f"at least {_CALL.size}", got=len(data))
+        magic, round_number, count = _CALL.unpack(data[: _CALL.size])
+        if magic != _CALL_MAGIC:
+            raise MalformedError("upload call", expected=_CALL_MAGIC.decode(), got=magic.hex())
+        if len(data) != _CALL.size + count * _CALL_SITE.size:
+            raise LengthError("upload call bytes", expected=_CALL.size + count * _CALL_SITE.size, got=len(data))
+        cohort = tuple(site for (site,) in _CALL_SITE.iter_unpack(data[_CALL.size :]))
+        return cls(round=round_number, cohort=cohort)

@@ -1,0 +1,40 @@
+"""The state chain: a digest over all that was summed and over the shared model.
+
+Each mask depends on the state, so the masks of sites in different states do not cancel; and a state is good for one
+upload. A provider that shows one site another model gains an undecodable sum.
+
+Trust: sites compute it. The provider sees it only through `state_mac`, whose key it does not have.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from protocol.packing import Integers
+from protocol.schedule import authenticate, digest
+
+
+def initial_state(agreement: bytes, session: bytes) -> bytes:
+    """Return the state before the first sum; another session is another chain.
+
+    Args:
+        agreement: A, the agreement's digest.
+        session: X, the digest of the run's keys.
+    """
+    return digest("state", agreement, session)
+
+
+def next_state(state: bytes, exact_sum: Integers, shared: bytes) -> bytes:
+    """Return the state after a sum was released.
+
+    Args:
+        state: The state before it.
+        exact_sum: The sum's integers.
+        shared: Digest of shared model and optimiser state after applying it.
+    """
+    return digest("state/next", state, np.ascontiguousarray(exact_sum, dtype="<i8").tobytes(), shared)
+
+
+def state_mac(group_key: bytes, state: bytes) -> bytes:
+    """Return what the provider may see of a state: equal for equal states, and nothing else."""
+    return authenticate(group_key, "state-mac", state)

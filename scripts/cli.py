@@ -1,0 +1,113 @@
+"""The command `cipherward`.
+
+Trust: runs on the machine of whoever types it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from protocol.errors import FederationError
+from scripts.complaint import print_complaint
+
+# Commands import what they need when they run: torch, Hydra and Flower take seconds, `--help` must not.
+# ruff: noqa: PLC0415
+
+PASS_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""For commands whose arguments belong to another program, `--help` included."""
+
+app = typer.Typer(
+    help="Hospitals train and use a model together; whoever runs the service sees only ciphertexts.",
+    epilog="Start with: cipherward run",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+@app.command(context_settings=PASS_ON)
+def run(context: typer.Context) -> None:
+    """Simulate a federation on this machine: `cipherward run [OVERRIDE]... [-m]`.
+
+    Arguments are Hydra's: `cipherward run --help` lists what can be chosen, `--cfg job` prints the result.
+
+    - `cipherward run`
+    - `cipherward run strategy.rounds=3 federation.sites=4`
+    - `cipherward run model=mlp crypto=precise`
+    - `cipherward run -m crypto=compact,default,precise`
+    """
+    from scripts.jobs import run_jobs
+
+    if not run_jobs(context.args):
+        raise typer.Exit(1)
+
+
+@app.command()
+def summary(
+    run_directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True)],
+) -> None:
+    """Sum up a run from its directory: print the table and write summary.json.
+
+    Example: `cipherward summary runs/2026-01-31/12-00-00`
+    """
+    from scripts.jobs import report_run
+
+    report_run(run_directory)
+
+
+@app.command()
+def check() -> None:
+    """Check the code: format, lint, types, import contracts."""
+    from scripts.quality import run_checks
+
+    if not run_checks():
+        raise typer.Exit(1)
+
+
+@app.command(context_settings=PASS_ON)
+def test(context: typer.Context) -> None:
+    """Run the tests: `cipherward test [PYTEST ARGUMENT]...`.
+
+    Example: `cipherward test tests/protocol -x`
+    """
+    from scripts.quality import run_tests
+
+    raise typer.Exit(run_tests(context.args))
+
+
+@app.command(context_settings=PASS_ON)
+def bench(context: typer.Context) -> None:
+    """Measure: `cipherward bench update` for one encrypted update, `cipherward bench round` for a whole round.
+
+    Each takes options of its own: `cipherward bench update --help`.
+    """
+    from scripts.bench_round import round_
+    from scripts.bench_update import update
+
+    benchmarks = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    benchmarks.command("update")(update)
+    benchmarks.command("round")(round_)
+    benchmarks(context.args, prog_name="cipherward bench")
+
+
+def main() -> NoReturn:
+    """Run the command line; errors raised on purpose end it with one block of text and exit code 1."""
+    signal.signal(signal.SIGTERM, _exit_on_signal)  # so that contexts are left, and with them everything started
+    try:
+        app()
+    except FederationError as error:
+        print_complaint(error)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    sys.exit(128 + number)

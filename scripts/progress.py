@@ -1,0 +1,77 @@
+"""Show how a run goes on: a bar on a terminal, a line per round elsewhere.
+
+Trust: runs at the simulation's observer; shows names, sizes and times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from scripts.events import Event, RoundEvent
+
+STEPS_BESIDE_TRAINING: Final = 2
+"""Statistics before the first round, evaluation after the last."""
+
+
+class ProgressDisplay:
+    """Takes the provider's events as they come."""
+
+    def __init__(self, console: Console, bar: Progress | None) -> None:
+        self._console = console
+        self._bar = bar
+        self._task: TaskID | None = bar.add_task("starting", total=None) if bar else None
+        self._rounds = 0
+
+    def show(self, event: Event) -> None:
+        """Show one event; kinds that say nothing to a person are passed over."""
+        match event["event"]:
+            case "started":
+                self._rounds = event["rounds"]
+                self._advance(f"waiting for {event['sites']} sites", 0)
+            case "joined":
+                self._advance(f"{len(event['sites'])} sites joined: {', '.join(event['sites'])}", 0)
+            case "opened":
+                self._advance("the consortium's key is in place at every site", 0)
+            case "round":
+                self._advance(describe_round(RoundEvent.from_event(event), self._rounds), 1)
+            case "finished":
+                self._advance("finished; closing the simulation", 0)
+
+    def _advance(self, text: str, steps: int) -> None:
+        if self._bar is None or self._task is None:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            return
+        total = self._rounds + STEPS_BESIDE_TRAINING
+        self._bar.update(self._task, description=text, total=total, advance=steps)
+
+
+@contextlib.contextmanager
+def progress_display(console: Console) -> Iterator[ProgressDisplay]:
+    """Open a display that fits the console, and close it at the end of the context."""
+    if not console.is_terminal:
+        yield ProgressDisplay(console, None)
+        return
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as bar:
+        yield ProgressDisplay(console, bar)
+
+
+def describe_round(event: RoundEvent, rounds: int) -> str:
+    """Return one line about a finished round.
+
+    Args:
+        event: The round.
+        rounds: Number of training rounds.
+    """
+    name = f"round {event.round}/{rounds}" if event.kind == "train" else event.kind
+    text = (
+        f"{name}: {len(event.cohort)} sites in {event.seconds['total']:.1f} s, "
+        f"each {decimal(event.up_bytes)} up and {decimal(event.down_bytes)} down"
+    )
+    return text + (f"; left out: {', '.join(event.left_out)}" if event.left_out else "")

@@ -1,0 +1,125 @@
+"""Run one federation on this machine, from a composed configuration to its summary.
+
+Trust: runs at the simulation's observer, who owns every simulated site.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+import conf
+from conf import ExperimentConfig
+from protocol.errors import ConfigurationError, FederationError
+from scripts.environment import core_count, project_root
+from scripts.events import FINAL_EVENTS, PROVIDER_EVENTS, Event, EventTail, check_completed, outcome_from_events
+from scripts.progress import ProgressDisplay, progress_display
+from scripts.superlink import RunId, SuperLink, running_superlink
+
+RUN_LOG: Final = Path("logs", "run.log")
+"""What ServerApp and ClientApps logged, kept below the run directory when a run fails."""
+
+_POLL_SECONDS: Final = 0.2
+_SILENCE_SECONDS: Final = 10.0
+"""Asking Flower costs two seconds of a core, so it is asked only when the provider has been silent for so long."""
+_CLOSING_SECONDS: Final = 60.0
+
+
+def simulate(config: ExperimentConfig, run_directory: Path, console: Console) -> None:
+    """Run a federation and leave its records in the run directory.
+
+    Args:
+        config: The composed configuration.
+        run_directory: Absolute path of a directory that no other run uses.
+        console: Where progress is shown.
+
+    Raises:
+        ConfigurationError: Nothing was started.
+        RunPausedError: An upload is missing.
+        FederationError: The run failed; a note names its run directory.
+    """
+    check_simulation(config, run_directory)
+    run_directory.mkdir(parents=True, exist_ok=True)
+    console.print(f"starting {config.federation.sites} sites and a provider on this machine", highlight=False)
+    try:
+        with running_superlink(run_directory) as superlink:
+            run = superlink.submit(
+                project_root(),
+                sites=config.federation.sites,
+                client_cpus=config.federation.client_cpus,
+                configuration=conf.to_yaml(config),
+            )
+            with progress_display(console) as display:
+                follow(superlink, run, run_directory, display)
+    except FederationError as error:
+        error.add_note(f"run directory: {run_directory}")
+        raise
+
+
+def check_simulation(config: ExperimentConfig, run_directory: Path) -> None:
+    """Refuse what could only fail after everything was started.
+
+    Raises:
+        ConfigurationError: Names the key and what it needs.
+    """
+    cores = core_count()
+    if config.federation.client_cpus > cores:
+        raise ConfigurationError(
+            f"federation.client_cpus = {config.federation.client_cpus:g} is more than this machine's {cores} cores"
+        )
+    if (run_directory / PROVIDER_EVENTS).exists():
+        raise ConfigurationError(f"hydra.run.dir = {run_directory} holds another run; choose a new directory")
+
+
+def follow(superlink: SuperLink, run: RunId, run_directory: Path, display: ProgressDisplay) -> None:
+    """Show a run's progress until it has completed.
+
+    Raises:
+        RunPausedError: The provider waits for people.
+        FederationError: The run failed, with the reason; what was logged is kept in `RUN_LOG`.
+    """
+    try:
+        final = _final_event(superlink, run, EventTail(run_directory / PROVIDER_EVENTS), display)
+        if final is not None:
+            check_completed(outcome_from_events([final]))
+        _check_closed(superlink, run)
+    except FederationError as error:
+        if superlink.is_alive:
+            log = run_directory / RUN_LOG
+            log.write_text(superlink.run_log(run), encoding="utf-8")
+            error.add_note(f"log: {log}")
+        raise
+
+
+def _final_event(superlink: SuperLink, run: RunId, log: EventTail, display: ProgressDisplay) -> Event | None:
+    """Show events up to the last one of the run; None if Flower ended the run without one."""
+    is_finished = False
+    heard = time.monotonic()
+    while True:
+        for event in log.read():
+            heard = time.monotonic()
+            display.show(event)
+            if event["event"] in FINAL_EVENTS:
+                return event
+        if is_finished:
+            return None
+        if not superlink.is_alive:
+            raise FederationError(f"the Flower SuperLink ended; the end of its log:\n{superlink.log_tail()}")
+        if time.monotonic() - heard > _SILENCE_SECONDS:
+            is_finished = superlink.status(run).is_finished
+            heard = time.monotonic()
+        time.sleep(_POLL_SECONDS)
+
+
+def _check_closed(superlink: SuperLink, run: RunId) -> None:
+    """Wait until Flower has closed the run, and see how it ended."""
+    deadline = time.monotonic() + _CLOSING_SECONDS
+    while not (status := superlink.status(run)).is_finished:
+        if time.monotonic() > deadline:
+            raise FederationError(f"Flower did not close the run within {_CLOSING_SECONDS:.0f} s")
+        time.sleep(_POLL_SECONDS)
+    if not status.is_completed:
+        raise FederationError(f"the run failed: {status.details}")

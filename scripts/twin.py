@@ -1,0 +1,96 @@
+"""Train the plaintext twin of a finished run, and return the model it ends in.
+
+The twin shares tables, training and quantised arithmetic with the encrypted run and nothing else: what it proves is
+that encryption, masks and tags change not one bit of the result.
+
+Trust: the simulation's observer, who has every site's table at hand.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients.learner import Learner
+from clients.learner_state import LearnerState
+from clients.membership import AGREEMENT, TABLE
+from clients.table import Values, read_table
+from conf import ExperimentConfig
+from protocol.agreement import Agreement
+from protocol.packing import Integers
+from scripts.in_process import InProcessGrid
+from strategies.plain_fedavg import CONTRIBUTION, ROUND, SUMS, PlainFedAvg
+
+
+class PlainSite:
+    """A site of the twin, which contributes in the clear.
+
+    Args:
+        agreement: The run's agreement.
+        learner: The site's learning.
+    """
+
+    def __init__(self, agreement: Agreement, learner: Learner) -> None:
+        self._agreement = agreement
+        self._learner = learner
+        self._state = learner.initial_state()
+
+    def apply(self, packed_sum: Integers, round_number: int) -> LearnerState:
+        """Apply the sum of a round and return the state after it."""
+        self._state = self._learner.apply(self._state, self._agreement.round_kind(round_number), packed_sum)
+        return self._state
+
+    def handle(self, message: Message) -> Message:
+        """Apply the sum of the round before, if any, and contribute to this one."""
+        round_number = int(message.content.config_records[ROUND][ROUND])  # type: ignore[arg-type]  # the strategy sets an integer
+        sums = [array.numpy() for array in message.content.array_records[SUMS].values()]
+        for packed_sum in sums:
+            self.apply(packed_sum, round_number - 1)
+        packed = self._learner.contribution(self._state, self._agreement.round_kind(round_number), round_number)
+        return Message(RecordDict({SUMS: ArrayRecord({CONTRIBUTION: Array(packed)})}), reply_to=message)
+
+
+def plaintext_model(config: ExperimentConfig, run_directory: Path) -> Values:
+    """Return the plaintext twin's final model.
+
+    Args:
+        config: The run's configuration.
+        run_directory: Directory of the finished run; tables and cohorts come from there.
+
+    Returns:
+        float64, shape (parameters,), in the order of the model's tensors.
+    """
+    directories = sorted(path for path in (run_directory / "sites").iterdir() if path.is_dir())
+    agreement = Agreement.from_bytes((directories[0] / AGREEMENT).read_bytes())
+    sites = {
+        position: PlainSite(
+            agreement,
+            Learner(
+                terms=config.terms,
+                parameters=agreement.parameters,
+                table=read_table(directory / TABLE, config.data),
+                site=directory.name,
+            ),
+        )
+        for position, directory in enumerate(directories)
+    }
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return sites[context.node_id].handle(message)
+
+    grid = InProcessGrid(app, {position: {} for position in sites}, {})
+    strategy = PlainFedAvg(_cohorts(run_directory, agreement))
+    result = strategy.start(grid, ArrayRecord(), num_rounds=agreement.last_round + 1)
+    (last_sum,) = (array.numpy() for array in result.arrays.values())
+    return sites[0].apply(last_sum, agreement.last_round).model
+
+
+def _cohorts(run_directory: Path, agreement: Agreement) -> list[list[int]]:
+    lines = (run_directory / "provider" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    rounds = [entry for entry in map(json.loads, lines) if entry["event"] == "round"]
+    return [[agreement.position(name) for name in entry["cohort"]] for entry in rounds]

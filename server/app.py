@@ -1,0 +1,41 @@
+"""The provider's Flower ServerApp: wiring only.
+
+Trust: runs at the provider.
+"""
+
+from __future__ import annotations
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+import conf
+from conf.run_directory import run_directory
+from protocol.errors import RunPausedError
+from server.record import RunRecord
+from strategies.encrypted_fedavg import EncryptedFedAvg
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federation from its run config."""
+    experiment = conf.from_run_config(context.run_config)
+    directory = run_directory(context.run_id)
+    record = RunRecord(directory / "provider")
+    federation = experiment.federation
+    strategy = EncryptedFedAvg(
+        terms=experiment.terms,
+        sites=federation.sites,
+        join_seconds=federation.join_seconds,
+        ready_seconds=federation.ready_seconds,
+        upload_seconds=federation.upload_seconds,
+        journal=record,
+    )
+    try:
+        strategy.start(grid, ArrayRecord(), num_rounds=experiment.strategy.rounds)
+    except RunPausedError:
+        raise  # the strategy has recorded it
+    except Exception as error:
+        record.event("failed", reason=f"{type(error).__name__}: {error}")
+        raise

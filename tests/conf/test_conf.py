@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import conf
+from clients.partition import load_public_table, partition
+from conf.schema import FederationConfig
+from protocol.errors import ConfigurationError
+from protocol.parameters import advise
+from protocol.terms import CohortTerms, CryptoTerms, ModelTerms, Terms, TrainingTerms
+
+DEFAULT = conf.compose([])
+EXPERIMENTS = sorted(path.stem for path in (conf.CONFIG_DIRECTORY / "experiment").glob("*.yaml"))
+PROJECT = Path(conf.__file__).parents[1] / "pyproject.toml"
+
+
+def flattened(table, prefix=""):
+    flat = {}
+    for key, value in table.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def test_the_default_experiment_is_that_of_the_dataclasses():
+    assert DEFAULT.strategy == TrainingTerms()
+    assert DEFAULT.model == ModelTerms()
+    assert DEFAULT.crypto == CryptoTerms()
+    assert DEFAULT.federation == FederationConfig()
+    assert (DEFAULT.data.name, len(DEFAULT.data.features)) == ("breast_cancer", 30)
+
+
+def test_the_flower_defaults_equal_the_composed_default():
+    run_config = flattened(tomllib.loads(PROJECT.read_text())["tool"]["flwr"]["app"]["config"])
+
+    assert conf.from_run_config(run_config) == DEFAULT
+
+
+def test_the_terms_are_the_part_that_sites_pin():
+    assert DEFAULT.terms == Terms(
+        data=DEFAULT.data,
+        model=DEFAULT.model,
+        training=DEFAULT.strategy,
+        crypto=DEFAULT.crypto,
+        cohort=DEFAULT.federation.cohort,
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_to_one_that_can_be_dealt_and_encrypted(name):
+    config = conf.compose([f"experiment={name}"])
+    federation = config.federation
+
+    dealt = partition(
+        load_public_table(config.data),
+        sites=federation.sites,
+        kind=federation.partition,
+        alpha=federation.alpha,
+        seed=config.strategy.seed,
+    )
+
+    assert config != DEFAULT
+    assert len(dealt) == federation.sites
+    assert advise(sites=federation.sites, value_bits=config.crypto.value_bits, values=1000)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [
+        (path.parent.name, path.stem)
+        for path in sorted(conf.CONFIG_DIRECTORY.glob("*/*.yaml"))
+        if path.parent.name != "experiment"
+    ],
+)
+def test_every_option_composes(group, option):
+    assert conf.from_yaml(conf.to_yaml(conf.compose([f"{group}={option}"])))
+
+
+def test_options_change_what_they_say():
+    config = conf.compose(["model=mlp", "strategy=fedprox", "crypto=precise", "experiment=breast_cancer_iid"])
+
+    assert config.model == ModelTerms(kind="mlp", hidden=(16,))
+    assert config.strategy == TrainingTerms(proximal=0.1)
+    assert config.crypto.value_bits == 29
+    assert config.federation.partition == "iid"
+
+
+def test_an_override_wins_over_its_experiment():
+    assert conf.compose(["experiment=breast_cancer_skewed", "federation.alpha=0.3"]).federation.alpha == 0.3
+
+
+def test_overrides_reach_nested_and_frozen_values():
+    config = conf.compose(
+        [
+            "federation.cohort.smallest_cohort=4",
+            "model=mlp",
+            "model.hidden=[8,4]",
+            "data.features=[{name: mean radius, centre: 14}]",
+        ]
+    )
+
+    assert config.federation.cohort == CohortTerms(smallest_cohort=4)
+    assert config.model.hidden == (8, 4)
+    assert [(feature.name, feature.centre) for feature in config.data.features] == [("mean radius", 14.0)]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("strategy.roundz=3", "strategy.roundz"),
+        ("colour=red", "colour"),
+        ("strategy=magic", "strategy/magic.*fedavg; fedprox"),
+        ("experiment=magic", "experiment/magic.*breast_cancer_iid"),
+        ("strategy.rounds=many", "'many'.*strategy.rounds"),
+        ("strategy.rounds=0", "strategy.rounds = 0"),
+        ("strategy.rounds=[1", "strategy.rounds="),
+        ("strategy", "'strategy'"),
+        ("data=null", "override"),
+        ("~data", "data.name"),
+        ("data.features=[{name: q, centrum: 1}]", "centrum"),
+        ("model.hidden=[3]", "model.hidden"),
+        ("federation.sites=2", "federation.sites = 2 is below federation.cohort.smallest_cohort = 3"),
+        ("federation.partition=sorted", "federation.partition = 'sorted'"),
+        ("federation.client_cpus=0", "federation.client_cpus"),
+        ("federation.alpha=nan", "federation.alpha"),
+        ("federation.upload_seconds=0", "federation.upload_seconds"),
+        ("data.label=${oc.env:HOME}", "data.label: interpolations are refused"),
+        ("data.features=[{name: '${oc.env:HOME}'}]", "data.features.name: interpolations are refused"),
+    ],
+)
+def test_a_wrong_override_is_refused_on_one_line_by_key(override, message):
+    with pytest.raises(ConfigurationError, match=message) as refusal:
+        conf.compose([override])
+
+    assert "\n" not in str(refusal.value)
+    assert str(conf.CONFIG_DIRECTORY) not in str(refusal.value)
+
+
+names = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1)
+
+
+@given(
+    learning_rate=st.floats(1e-9, 1e3),
+    clip=st.floats(2.0**-20, 2.0**20),
+    seed=st.integers(0, 2**32 - 1),
+    label=names.filter(lambda name: "${" not in name and name != "???"),
+)
+@settings(max_examples=25, deadline=None)
+def test_yaml_gives_back_an_equal_experiment(learning_rate, clip, seed, label):
+    config = replace(
+        DEFAULT,
+        strategy=TrainingTerms(learning_rate=learning_rate, clip=clip, seed=seed),
+        data=replace(DEFAULT.data, label=label),
+    )
+
+    assert conf.from_yaml(conf.to_yaml(config)) == config
+
+
+@pytest.mark.parametrize("label", ["a\x85b", "\ufffe", "${oc.env:HOME}", "???"])
+def test_a_name_that_yaml_would_change_is_refused_when_it_is_written(label):
+    with pytest.raises(ConfigurationError):
+        conf.to_yaml(replace(DEFAULT, data=replace(DEFAULT.data, label=label)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "data.name"),
+        ("[1]", "not a YAML mapping"),
+        ("a: [", "not YAML"),
+        (conf.to_yaml(DEFAULT) + "colour: red\n", "colour"),
+        (conf.to_yaml(DEFAULT) + "strategy: {rounds: 3}\n", "duplicate key strategy"),
+        (conf.to_yaml(DEFAULT).replace("  rounds:", "  roundz:"), "strategy.roundz"),
+        (conf.to_yaml(DEFAULT).replace("rounds: 20", "rounds: null"), "strategy.rounds"),
+        (conf.to_yaml(DEFAULT).replace("rounds: 20", "rounds: -1"), "strategy.rounds = -1"),
+        (conf.to_yaml(DEFAULT).replace("rounds: 20", "rounds: ${oc.env:HOME}"), "strategy.rounds: interpolations"),
+    ],
+)
+def test_wrong_yaml_is_refused_by_key(text, message):
+    with pytest.raises(ConfigurationError, match=message):
+        conf.from_yaml(text)
+
+
+def test_a_run_config_is_read_as_overrides():
+    config = conf.from_run_config(
+        {"hydra": "", "data": "", "model": "mlp", "strategy.learning_rate": 1e-5, "federation.verify": False}
+    )
+
+    assert config == replace(
+        DEFAULT,
+        model=ModelTerms(kind="mlp", hidden=(16,)),
+        strategy=TrainingTerms(learning_rate=1e-5),
+        federation=FederationConfig(verify=False),
+    )
+
+
+def test_a_whole_configuration_in_the_run_config_counts_alone():
+    config = replace(DEFAULT, strategy=TrainingTerms(rounds=3))
+
+    assert conf.from_run_config({"hydra": conf.to_yaml(config), "strategy.rounds": 7, "model": "mlp"}) == config
+
+
+@pytest.mark.parametrize(
+    ("run_config", "message"),
+    [
+        ({"hydra.run.dir": "elsewhere"}, "hydra.run.dir"),
+        ({"+strategy.rounds": 3}, "strategy.rounds"),
+        ({"colour": "red"}, "colour"),
+        ({"data": "../../data/breast_cancer"}, "data names no file in conf/data"),
+        ({"strategy.roundz": 3}, "strategy.roundz"),
+        ({"data.label": "${oc.env:HOME}"}, "interpolations"),
+    ],
+)
+def test_a_run_config_reaches_nothing_but_the_experiment(run_config, message):
+    with pytest.raises(ConfigurationError, match=message):
+        conf.from_run_config(run_config)
+
+
+def test_what_a_hydra_command_composes_becomes_the_same_experiment():
+    conf.register()
+    conf.register()
+    with hydra.initialize_config_dir(str(conf.CONFIG_DIRECTORY), version_base="1.3"):
+        composed = hydra.compose("config", overrides=["strategy.rounds=3"], return_hydra_config=False)
+
+    assert conf.from_hydra(composed) == conf.compose(["strategy.rounds=3"])
+
+
+def test_runs_are_kept_apart_by_time():
+    conf.register()
+    with hydra.initialize_config_dir(str(conf.CONFIG_DIRECTORY), version_base="1.3"):
+        settings_of_hydra = hydra.compose("config", return_hydra_config=True).hydra
+
+    assert settings_of_hydra.run.dir.startswith("runs/20")
+    assert settings_of_hydra.sweep.dir.startswith("multirun/20")
+    assert settings_of_hydra.job.chdir is False

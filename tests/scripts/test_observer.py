@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import conf
+from conf import ExperimentConfig
+from protocol.errors import ConfigurationError, MalformedError
+from scripts.environment import CONFIG_NAME
+from scripts.events import RunStatus
+from scripts.observer import read_config, summarise, train_plan
+from scripts.summary import Scores
+
+SITES = ("site-a", "site-b", "site-c")
+MODEL = np.arange(31, dtype=np.float64) / 7
+
+
+@pytest.fixture
+def config() -> ExperimentConfig:
+    return conf.compose(["strategy.rounds=2", "federation.sites=3", "federation.verify=false"])
+
+
+@pytest.fixture
+def run_directory(tmp_path: Path, config: ExperimentConfig) -> Path:
+    """A run whose every number is known."""
+    (tmp_path / CONFIG_NAME).write_text(conf.to_yaml(config))
+    write_events(tmp_path / "provider", provider_events())
+    write_site(tmp_path, "site-a", "1,0.4,0.9\n0,0.6,0.2\n", factor=1)
+    write_site(tmp_path, "site-b", "1,0.7,0.8\n0,0.3,0.1\n", factor=2)
+    write_site(tmp_path, "site-c", "1,0.6,0.7\n1,0.2,0.3\n", factor=3, auc=None)
+    return tmp_path
+
+
+def write_events(home: Path, events: list[dict[str, Any]]) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+def provider_events() -> list[dict[str, Any]]:
+    kinds = ["statistics", "train", "train", "evaluate"]
+    rounds = [
+        {
+            "event": "round", "time": 101.0 + number, "round": number, "kind": kind, "cohort": list(SITES),
+            "left_out": [], "up_bytes": 1000 * (number + 1), "down_bytes": 100 * (number + 1),
+            "seconds": {"ready": 0.5, "upload": 0.25, "aggregate": 0.125, "total": 0.875},
+        }
+        for number, kind in enumerate(kinds)
+    ]  # fmt: skip
+    return [
+        {"event": "started", "time": 100.0, "rounds": 2, "sites": 3},
+        {"event": "joined", "time": 100.5, "sites": list(SITES)},
+        {"event": "opened", "time": 100.7},
+        *rounds,
+        {"event": "finished", "time": 107.5, "states_identical": True},
+    ]
+
+
+def write_site(run_directory: Path, name: str, scores: str, *, factor: int, auc: float | None = 0.5) -> None:
+    home = run_directory / "sites" / name
+    (home / "models").mkdir(parents=True)
+    metrics = {"auc": auc, "accuracy": 0.5, "brier": 0.25, "records": 2}
+    result = {
+        "site": name, "records": {"train": 10 * factor, "test": 2}, "local": metrics,
+        "federated": {**metrics, "accuracy": 1.0}, "federated_sums": {"loss": 0.1},
+    }  # fmt: skip
+    (home / "result.json").write_text(json.dumps(result))
+    (home / "scores.csv").write_text("label,local,federated\n" + scores)
+    events = [
+        {"event": kind, "time": 1.0, "round": number, "seconds": seconds * factor}
+        for number in (1, 2)
+        for kind, seconds in (("trained", 1.0), ("sealed", 0.5), ("released", 0.25), ("joined", 9.0))
+    ]
+    write_events(home, events)
+    save_file({"model": MODEL, "local": np.full(3, factor)}, home / "models" / "last.safetensors")
+
+
+def test_the_summary_has_the_numbers_of_the_run(run_directory: Path, config: ExperimentConfig) -> None:
+    summary = summarise(run_directory, config).as_json()
+    assert summary["status"] == "completed"
+    assert summary["rounds"] == 2
+    assert summary["sites"] == list(SITES)
+    assert summary["model"] == {"parameters": 31}
+    assert summary["seconds"] == {"total": 7.5, "train": 4.0, "encrypt": 2.0, "aggregate": 0.5, "decrypt": 1.0}
+    assert summary["traffic"]["up_bytes_per_site_per_round"] == 2500
+    assert summary["traffic"]["down_bytes_per_site_per_round"] == 250
+    assert summary["traffic"]["up_bytes_per_value"] == 2500 / train_plan(config).values
+    assert summary["crypto"] == {
+        "ring_degree": 2048, "modulus_bits": 32, "guard_bits": 7, "value_bits": 24, "security_bits": 128,
+    }  # fmt: skip
+    assert summary["agreement"] == {"max_abs_difference_from_plaintext": None, "sites_bit_identical": True}
+
+
+def test_site_metrics_are_the_sites_own(run_directory: Path, config: ExperimentConfig) -> None:
+    metrics = summarise(run_directory, config).as_json()["metrics"]["sites"]
+    assert list(metrics) == list(SITES)
+    assert metrics["site-b"] == {
+        "records": {"train": 20, "test": 2},
+        "local": {"auc": 0.5, "accuracy": 0.5, "brier": 0.25, "records": 2},
+        "federated": {"auc": 0.5, "accuracy": 1.0, "brier": 0.25, "records": 2},
+    }
+    assert metrics["site-c"]["federated"]["auc"] is None
+
+
+def test_global_metrics_pool_all_held_out_patients(run_directory: Path, config: ExperimentConfig) -> None:
+    pooled = summarise(run_directory, config).pooled
+    assert pooled is not None
+    # federated: positives .9 .8 .7 .3, negatives .2 .1; local: positives .4 .7 .6 .2, negatives .6 .3
+    assert pooled.federated == Scores(auc=1.0, accuracy=5 / 6, brier=pytest.approx(0.68 / 6), n=6)
+    assert pooled.local == Scores(auc=4.5 / 8, accuracy=3 / 6, brier=pytest.approx(1.70 / 6), n=6)
+
+
+def test_only_labels_of_one_kind_give_no_auc(run_directory: Path, config: ExperimentConfig) -> None:
+    for name in SITES:
+        (run_directory / "sites" / name / "scores.csv").write_text("label,local,federated\n1,0.5,0.75\n")
+    pooled = summarise(run_directory, config).pooled
+    assert pooled is not None
+    assert pooled.federated == Scores(auc=None, accuracy=1.0, brier=0.0625, n=3)
+
+
+def test_a_model_that_differs_in_one_bit_is_seen(run_directory: Path, config: ExperimentConfig) -> None:
+    other = MODEL.copy()
+    other[3] = np.nextafter(other[3], 1)
+    save_file({"model": other}, run_directory / "sites" / "site-c" / "models" / "last.safetensors")
+    assert summarise(run_directory, config).checks.sites_bit_identical is False
+
+
+def test_a_paused_run_is_summed_up_as_far_as_it_went(run_directory: Path, config: ExperimentConfig) -> None:
+    events = [*provider_events()[:5], {"event": "paused", "time": 103.0, "reason": "no upload by site-b"}]
+    write_events(run_directory / "provider", events)
+    for name in SITES:
+        for file in ("result.json", "scores.csv", "models/last.safetensors"):
+            (run_directory / "sites" / name / file).unlink()
+    summary = summarise(run_directory, config)
+    assert summary.outcome.status is RunStatus.PAUSED
+    assert summary.rounds == 1
+    assert (summary.pooled, dict(summary.results)) == (None, {})
+    assert summary.as_json()["metrics"] == {"global": None, "global_local": None, "sites": {}}
+    assert summary.checks.sites_bit_identical is None
+
+
+def test_a_run_that_only_started_has_no_traffic(tmp_path: Path, config: ExperimentConfig) -> None:
+    summary = summarise(tmp_path, config)
+    assert summary.outcome.status is RunStatus.INCOMPLETE
+    assert summary.traffic is None
+    assert summary.as_json()["traffic"] is None
+
+
+def test_the_written_summary_is_what_was_summed_up(run_directory: Path, config: ExperimentConfig) -> None:
+    summary = summarise(run_directory, config)
+    summary.write(run_directory)
+    assert json.loads((run_directory / "summary.json").read_text()) == summary.as_json()
+
+
+def test_scores_in_another_layout_are_refused(run_directory: Path, config: ExperimentConfig) -> None:
+    (run_directory / "sites" / "site-a" / "scores.csv").write_text("label,federated,local\n1,0.5,0.5\n")
+    with pytest.raises(MalformedError, match=r"scores\.csv"):
+        summarise(run_directory, config)
+
+
+def test_the_configuration_is_read_back(run_directory: Path, config: ExperimentConfig) -> None:
+    assert read_config(run_directory) == config
+
+
+def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=str(tmp_path)):
+        read_config(tmp_path)
+
+
+def test_the_plan_is_made_for_the_number_of_sites(config: ExperimentConfig) -> None:
+    many = replace(config, federation=replace(config.federation, sites=16))
+    assert train_plan(config).parameters.sites == 3
+    assert train_plan(many).parameters.guard_bits > train_plan(config).parameters.guard_bits

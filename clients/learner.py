@@ -68,7 +68,6 @@ class Learner:
         return LearnerState(
             model=model,
             step_exponents=np.full(len(self._slices), exponent, dtype=np.int64),
-            best_model=model,
         )
 
     def contribution(self, state: LearnerState, kind: RoundKind, round_number: int) -> Integers:
@@ -112,9 +111,7 @@ class Learner:
         if _statistics_for(state, kind) is None:
             return replace(state, standardisation=standardisation(content, self.terms.data))
         federated = FederatedMetrics.from_sums(content)
-        measured = replace(state, federated=federated)
-        if federated.training_loss < state.best_loss:
-            measured = replace(measured, best_model=state.model, best_loss=federated.training_loss)
+        measured = replace(state, federated=federated, best_loss=min(state.best_loss, federated.training_loss))
         return self._apply_update(measured, content) if kind is RoundKind.TRAIN else measured
 
     def local_baseline(self) -> tuple[Values, Standardisation]:

@@ -30,15 +30,13 @@ class LearnerState:
         standardisation: Mean and deviation of the features; None before the STATISTICS sum.
         model: float64 (P,), the shared model.
         step_exponents: int64 (T,), log2 of each tensor's grid step in the next TRAIN round.
-        best_model: float64 (P,), the model with the lowest training loss over all sites so far.
-        best_loss: That loss in nats; infinite before a first one is known.
+        best_loss: Lowest training loss of a model over all sites so far, in nats; infinite before one is known.
         federated: Metrics of the last sum, of the model as it was *before* that sum; None before there are any.
     """
 
     standardisation: Standardisation | None = None
     model: Values = field(repr=False)
     step_exponents: Integers = field(repr=False)
-    best_model: Values = field(repr=False)
     best_loss: float = math.inf
     federated: FederatedMetrics | None = None
 
@@ -47,7 +45,6 @@ class LearnerState:
         tensors: dict[str, npt.NDArray[Any]] = {
             "model": self.model,
             "step_exponents": self.step_exponents,
-            "best_model": self.best_model,
             "best_loss": np.array([self.best_loss]),
         }
         if self.standardisation is not None:
@@ -78,7 +75,6 @@ class LearnerState:
             standardisation=common,
             model=tensors["model"],
             step_exponents=tensors["step_exponents"],
-            best_model=tensors["best_model"],
             best_loss=float(tensors["best_loss"][0]),
             federated=federated,
         )

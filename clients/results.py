@@ -38,12 +38,19 @@ class Results:
         self._terms = membership.agreement.terms
         self._learner = learner
 
-    def after_sum(self, state: LearnerState, round_number: int) -> None:
-        """Keep the model after a sum, and a line of metrics: this site's own, and the federation's exact sums."""
+    def after_sum(self, before: LearnerState, state: LearnerState, round_number: int) -> None:
+        """Keep the model after a sum, and a line of metrics: this site's own, and the federation's exact sums.
+
+        Args:
+            before: The state before the sum; the metrics in the sum are those of its model.
+            state: The state after it.
+            round_number: The sum's round.
+        """
         if state.standardisation is None:
             return
+        if state.best_loss < before.best_loss:
+            self._vault.link(_model_path("last"), _model_path("best"))
         self._write_model("last", state.model, state.standardisation)
-        self._write_model("best", state.best_model, state.standardisation)
         entry: dict[str, object] = {
             "round": round_number,
             "own": self._learner.evaluate(state.model, state.standardisation).as_json(),
@@ -95,7 +102,11 @@ class Results:
             "model": json.dumps({"kind": model.kind, "hidden": list(model.hidden)}),
         }
         contiguous = {tensor: np.ascontiguousarray(array) for tensor, array in tensors.items()}
-        self._vault.write(f"{MODELS}/{name}.safetensors", save(contiguous, metadata), is_durable=False)
+        self._vault.write(_model_path(name), save(contiguous, metadata), is_durable=False)
+
+
+def _model_path(name: str) -> str:
+    return f"{MODELS}/{name}.safetensors"
 
 
 def _scores_csv(labels: np.ndarray, local: Values, federated: Values) -> bytes:

@@ -6,8 +6,9 @@ Trust: site only. A contribution leaves as a sealed update or not at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from clients.keys import EpochKeys
 from clients.learner import Learner
@@ -17,7 +18,14 @@ from clients.release import release
 from clients.results import Results
 from clients.run_files import MAX_TRIES, Position, RunFiles
 from clients.sealing import seal_update
-from protocol.errors import ProtocolError, RoundMismatchError, SessionMismatchError, SiteMismatchError, TagError
+from protocol.errors import (
+    ProtocolError,
+    ResidualError,
+    RoundMismatchError,
+    SessionMismatchError,
+    SiteMismatchError,
+    TagError,
+)
 from protocol.handshake import Session
 from protocol.notes import NoteKind, SiteNote, UploadCall
 from protocol.packing import RoundKind
@@ -32,14 +40,14 @@ class Rounds:
     Args:
         membership: The site.
         run: The run's id.
-        learner: The site's learning.
+        make_learner: Reads the site's table and makes its learner, when a message needs one.
     """
 
-    def __init__(self, membership: Membership, run: bytes, learner: Learner) -> None:
+    def __init__(self, membership: Membership, run: bytes, make_learner: Callable[[], Learner]) -> None:
         self._membership = membership
         self._agreement = membership.agreement
         self._run = run
-        self._learner = learner
+        self._make_learner = make_learner
         self._files = RunFiles(membership.vault, run)
 
     def handle_prepare(self, round_number: int, aggregates: Sequence[bytes]) -> bytes:
@@ -129,6 +137,10 @@ class Rounds:
         self._record("closed", self._agreement.last_round, time.perf_counter())
         return note
 
+    @cached_property
+    def _learner(self) -> Learner:
+        return self._make_learner()
+
     @property
     def _results(self) -> Results:
         return Results(self._membership, self._learner)
@@ -144,7 +156,7 @@ class Rounds:
     def _position(self, session: Session) -> Position:
         return self._files.position() or Position(
             round=0,
-            state=initial_state(self._agreement.digest, session.digest),
+            state=initial_state(self._agreement.digest),
             members=session.sites,
             learner=self._learner.initial_state(),
         )
@@ -167,12 +179,18 @@ class Rounds:
             aggregate = EncryptedAggregate.from_bytes(data, self._agreement)
             if aggregate.round < position.round:
                 continue
+            if aggregate.round > position.round:
+                raise RoundMismatchError("round of the sum", expected=position.round, got=aggregate.round)
             if self._files.tries() >= MAX_TRIES:
                 raise TagError("aggregates refused in this round", expected=f"fewer than {MAX_TRIES}", got=MAX_TRIES)
             try:
                 position = self._apply(aggregate, position, session, epoch, keys)
+            except ResidualError:
+                # the tags held, so no accident explains this: the run is over for this site
+                self._files.count_tries(MAX_TRIES)
+                raise
             except ProtocolError:
-                self._files.count_try()
+                self._files.count_tries(1)
                 raise
             self._files.move_to(position)
         return position
@@ -193,7 +211,7 @@ class Rounds:
         self._record("released", position.round, started, cohort=len(aggregate.cohort))
         kind = terms.kind
         learner = self._learner.apply(position.learner, kind, exact)
-        self._results.after_sum(learner, position.round)
+        self._results.after_sum(position.learner, learner, position.round)
         return Position(
             round=position.round + 1,
             state=next_state(position.state, exact, learner.shared_digest()),
@@ -203,7 +221,11 @@ class Rounds:
 
     def _own_proof(self, position: Position, terms: RoundTerms) -> UpdateProof | None:
         uploaded = self._files.uploaded(position.state, terms.cohort)
-        return None if uploaded is None else SealedUpdate.from_bytes(uploaded, terms).proof
+        if uploaded is not None:
+            return SealedUpdate.from_bytes(uploaded, terms).proof
+        if self._membership.site in terms.cohort:
+            raise TagError("own entry in the aggregate", expected="none: this site did not upload", got="one")
+        return None
 
     def _note(self, kind: NoteKind, position: Position, session: Session, epoch: int, keys: EpochKeys) -> bytes:
         unsigned = SiteNote(

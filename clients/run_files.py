@@ -133,12 +133,13 @@ class RunFiles:
         if not self._vault.has(self._name(_PENDING)):
             return None
         pending: Integers = np.load(BytesIO(self._vault.read(self._name(_PENDING))), allow_pickle=False)
-        return pending
+        return pending.astype(np.int64)
 
     def keep_pending(self, packed: Integers) -> None:
         """Keep a contribution until its cohort is named."""
+        fits = np.abs(packed).max() <= np.iinfo(np.int32).max
         buffer = BytesIO()
-        np.save(buffer, packed, allow_pickle=False)
+        np.save(buffer, packed.astype(np.int32) if fits else packed, allow_pickle=False)
         self._vault.write(self._name(_PENDING), buffer.getvalue(), is_durable=False)
 
     def uploaded(self, state: bytes, cohort: Cohort | None = None) -> bytes | None:
@@ -156,7 +157,9 @@ class RunFiles:
                 continue
             data = self._vault.read(self._name(_UPLOAD)) if self._vault.has(self._name(_UPLOAD)) else b""
             if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
-                raise SecondUploadError("update for this state", expected="the bytes in the journal", got="others")
+                raise SecondUploadError(
+                    "update for this state", expected="the one that left, in the run it left in", got="none or another"
+                )
             if cohort is not None and entry.get("cohort") != list(cohort):
                 raise SecondUploadError("cohort for this state", expected=entry.get("cohort"), got=list(cohort))
             return data
@@ -174,12 +177,9 @@ class RunFiles:
         }
         self._vault.append(JOURNAL, entry, is_durable=True)
 
-    def count_try(self) -> int:
-        """Count a refused aggregate of this round and return how many there were."""
-        name = self._name(_TRIES)
-        tries = 1 + (int(json.loads(self._vault.read(name))) if self._vault.has(name) else 0)
-        self._vault.write(name, json.dumps(tries).encode())
-        return tries
+    def count_tries(self, tries: int) -> None:
+        """Count refused aggregates of this round."""
+        self._vault.write(self._name(_TRIES), json.dumps(self.tries() + tries).encode())
 
     def tries(self) -> int:
         """Return how many aggregates of this round were refused."""

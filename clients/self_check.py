@@ -45,6 +45,8 @@ def check_backend(parameters: CkksParameters) -> None:
         exact = Decryptor(twin).decrypt(total.reduce(), [seeds for _, seeds in updates])
     except ResidualError as error:
         raise BackendError(f"SEAL's noise is larger than expected ({error}); {_PINNED}") from None
+    except RuntimeError as error:  # what SEAL raises
+        raise BackendError(f"SEAL does not load the ciphertexts that are built for it ({error}); {_PINNED}") from None
     if not np.array_equal(exact, 2 * patterns):
         raise BackendError(f"a sum of two known ciphertexts decrypts to something else; {_PINNED}")
 

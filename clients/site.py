@@ -108,9 +108,11 @@ class Site:
         return {"note": self._rounds(parts).handle_close(unpack_list(parts["aggregates"], limit=MAX_ROUNDS + 2))}
 
     def _rounds(self, parts: Parts) -> Rounds:
+        return Rounds(self._membership, parts["run"], self._make_learner)
+
+    def _make_learner(self) -> Learner:
         member = self._membership
         table = read_table(member.vault.path(TABLE), member.agreement.terms.data)
-        learner = Learner(
+        return Learner(
             terms=member.agreement.terms, parameters=member.agreement.parameters, table=table, site=member.name
         )
-        return Rounds(member, parts["run"], learner)

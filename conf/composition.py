@@ -74,7 +74,10 @@ def to_yaml(config: ExperimentConfig) -> str:
     Raises:
         ConfigurationError: A name holds an interpolation or a control character, which YAML would not give back.
     """
-    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    try:
+        text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    except _REFUSALS as error:
+        raise ConfigurationError(_readable(error)) from error
     if from_yaml(text) != config:
         raise ConfigurationError("a name in the configuration holds characters that YAML does not give back")
     return text

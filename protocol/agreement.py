@@ -6,6 +6,7 @@ Trust: public. The consortium secret P, which the sites also share, is never in 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ Cohort = tuple[int, ...]
 
 MAX_AGREEMENT_BYTES: Final = 1 << 20
 _PUBLIC_KEY_BYTES: Final = 32
+_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")  # a file name, and in one case, because some file systems know only one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,8 @@ class SiteCard:
     exchange_key: str
 
     def __post_init__(self) -> None:
-        if not (0 < len(self.name) <= 64 and self.name.isascii() and self.name.replace("-", "").isalnum()):  # noqa: PLR2004 - bounds a file name
-            raise ConfigurationError("a site's name needs 1..64 letters, digits or hyphens")
+        if not (_NAME.fullmatch(self.name) and self.name.strip("-")):
+            raise ConfigurationError("a site's name needs 1..64 lower-case letters, digits or hyphens")
         for key in (self.signing_key, self.exchange_key):
             if len(key) != 2 * _PUBLIC_KEY_BYTES or set(key) - set("0123456789abcdef"):
                 raise ConfigurationError(f"site {self.name}: a public key is not 64 lower-case hex digits")

@@ -80,6 +80,8 @@ class RunCard:
             nonce=nonce,
             signature=signature,
         )
+        if card.to_bytes() != data:
+            raise MalformedError("run card", expected="zeros between its fields", got="other bytes")
         agreement.roster[site].verify(signature, card.signed_bytes())
         return card
 

@@ -153,4 +153,7 @@ class UploadCall:
         if len(data) != _CALL.size + count * _CALL_SITE.size:
             raise LengthError("upload call bytes", expected=_CALL.size + count * _CALL_SITE.size, got=len(data))
         cohort = tuple(site for (site,) in _CALL_SITE.iter_unpack(data[_CALL.size :]))
-        return cls(round=round_number, cohort=cohort)
+        call = cls(round=round_number, cohort=cohort)
+        if call.to_bytes() != data:
+            raise MalformedError("upload call", expected="zeros between its fields", got="other bytes")
+        return call

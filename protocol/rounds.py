@@ -14,6 +14,7 @@ from protocol.errors import (
     AgreementMismatchError,
     CohortMismatchError,
     EpochMismatchError,
+    LengthError,
     MalformedError,
     ParametersMismatchError,
     ProtocolError,
@@ -76,8 +77,11 @@ class UpdateHeader:
         """Decode exactly HEADER_BYTES bytes.
 
         Raises:
+            LengthError: There are more or fewer.
             MalformedError: They do not begin like an update's header.
         """
+        if len(data) != HEADER_BYTES:
+            raise LengthError("update header bytes", expected=HEADER_BYTES, got=len(data))
         magic, *values = _HEADER.unpack(data)
         if magic != _MAGIC:
             raise MalformedError("update header", expected=_MAGIC.decode(), got=magic.hex())

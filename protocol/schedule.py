@@ -20,11 +20,11 @@ DIGEST_BYTES: Final = 32
 
 
 def frame(label: str, *fields: bytes | int) -> bytes:
-    """Encode a label and fields so that no two different lists give the same bytes.
+    """Encode a label and fields so that no two different lists of byte strings give the same bytes.
 
     Args:
-        label: What the bytes are for.
-        fields: Bytes, or integers of 0..2^64-1.
+        label: What the bytes are for; without NUL.
+        fields: Bytes, or integers of 0..2^64-1, which stand for their 8 little-endian bytes.
     """
     parts = [b"cipherward/1/", label.encode(), b"\0"]
     for field in fields:

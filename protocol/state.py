@@ -14,14 +14,16 @@ from protocol.packing import Integers
 from protocol.schedule import authenticate, digest
 
 
-def initial_state(agreement: bytes, session: bytes) -> bytes:
-    """Return the state before the first sum; another session is another chain.
+def initial_state(agreement: bytes) -> bytes:
+    """Return the state before the first sum.
+
+    It depends on nothing that a run could change, so that one agreement carries one run: sums of the same data over two
+    cohorts, from two runs, would give away the difference.
 
     Args:
         agreement: A, the agreement's digest.
-        session: X, the digest of the run's keys.
     """
-    return digest("state", agreement, session)
+    return digest("state", agreement)
 
 
 def next_state(state: bytes, exact_sum: Integers, shared: bytes) -> bytes:

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from protocol.errors import LengthError
 from protocol.masks import uniform_residues
 from protocol.parameters import CkksParameters
 from protocol.residues import Residues
@@ -22,6 +23,7 @@ Tag: TypeAlias = tuple[int, ...]
 
 _SOUNDNESS_BITS: Final = 64
 _WORD_BITS: Final = 64
+_WORD: Final = struct.Struct("<Q")
 
 
 def tag_vector_count(parameters: CkksParameters) -> int:
@@ -87,9 +89,15 @@ def add_tags(tags: Sequence[Tag], parameters: CkksParameters) -> Tag:
 
 def tag_to_bytes(tag: Tag) -> bytes:
     """Encode a tag in 8 bytes per vector."""
-    return struct.pack(f"<{len(tag)}Q", *tag)
+    return b"".join(map(_WORD.pack, tag))
 
 
 def tag_from_bytes(data: bytes) -> Tag:
-    """Decode a tag of whole 8-byte words."""
-    return struct.unpack(f"<{len(data) // 8}Q", data)
+    """Decode a tag.
+
+    Raises:
+        LengthError: The data is not whole 8-byte words.
+    """
+    if len(data) % _WORD.size:
+        raise LengthError("tag bytes", expected=f"whole words of {_WORD.size}", got=len(data))
+    return tuple(word for (word,) in _WORD.iter_unpack(data))

@@ -165,7 +165,7 @@ class EncryptedAggregate:
             ResidueRangeError: A residue is q or more.
         """
         view = memoryview(data)
-        round_number, count = _aggregate_head(view)
+        round_number, count = _aggregate_head(view, len(agreement.roster))
         kind = agreement.round_kind(round_number)
         plan = agreement.plan(kind)
         proof_sizes = (HEADER_BYTES, *_proof_tail(agreement, kind))
@@ -210,12 +210,17 @@ def _body_bytes(plan: PackingPlan) -> int:
     return plan.ciphertexts * plan.parameters.ring_degree * plan.parameters.residue_bytes
 
 
-def _aggregate_head(view: memoryview) -> tuple[int, int]:
+def _aggregate_head(view: memoryview, sites: int) -> tuple[int, int]:
+    """Return round and number of proofs."""
     if len(view) < _AGGREGATE_HEAD.size:
         raise LengthError("aggregate bytes", expected=f"at least {_AGGREGATE_HEAD.size}", got=len(view))
     magic, round_number, count = _AGGREGATE_HEAD.unpack(view[: _AGGREGATE_HEAD.size])
     if magic != _AGGREGATE_MAGIC:
         raise MalformedError("aggregate", expected=_AGGREGATE_MAGIC.decode(), got=magic.hex())
+    if _AGGREGATE_HEAD.pack(magic, round_number, count) != view[: _AGGREGATE_HEAD.size]:
+        raise MalformedError("aggregate", expected="zeros between its fields", got="other bytes")
+    if count > sites:  # before anything is laid out for so many
+        raise MalformedError("proofs in the aggregate", expected=f"at most {sites}", got=count)
     return round_number, count
 
 

@@ -162,7 +162,8 @@ class BenchFederation:
         """Return the sum's values."""
         content = self.plan.unpack(exact)
         tensors = [content[name] for name in content if name.startswith("layers.")]
-        return np.concatenate(tensors) * self._step
+        values: Values = np.concatenate(tensors) * self._step
+        return values
 
     def seal(self, packed: Integers, site: int) -> bytes:
         """Return one site's update as it leaves."""

@@ -55,11 +55,13 @@ def summary(
 ) -> None:
     """Sum up a run from its directory: print the table and write summary.json.
 
+    Also for runs that `flwr run` started. A completed run is compared with the same run without encryption.
+
     Example: `cipherward summary runs/2026-01-31/12-00-00`
     """
     from scripts.jobs import report_run
 
-    report_run(run_directory)
+    report_run(run_directory, verify=True)
 
 
 @app.command()

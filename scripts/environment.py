@@ -8,13 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Final
 
 from conf.run_directory import RUN_DIRECTORY_VARIABLE
 from protocol.errors import ConfigurationError
-
-CONFIG_NAME: Final = "config.yaml"
-"""The composed configuration, in the run directory."""
 
 
 def project_root() -> Path:

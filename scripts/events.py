@@ -119,7 +119,7 @@ def outcome_from_events(events: Sequence[Event]) -> Outcome:
         return Outcome(status=RunStatus.INCOMPLETE, reason="the provider's log has no end")
     last = events[-1]
     if last["event"] == "finished" and not last["states_identical"]:
-        return Outcome(status=RunStatus.FAILED, reason="the sites ended in different states")
+        return Outcome(status=RunStatus.FAILED, reason="the sites did not end in one state")
     return Outcome(status=FINAL_EVENTS[last["event"]], reason=last.get("reason", ""))
 
 

@@ -17,7 +17,6 @@ from rich.console import Console
 import conf
 from protocol.errors import FederationError
 from scripts.complaint import print_complaint
-from scripts.environment import CONFIG_NAME
 from scripts.events import check_completed
 from scripts.simulation import simulate
 
@@ -63,24 +62,27 @@ def run_job(composed: DictConfig, run_directory: Path) -> None:
         FederationError: It did not complete.
     """
     config = conf.from_hydra(composed)
-    (run_directory / CONFIG_NAME).write_text(conf.to_yaml(config), encoding="utf-8")
     simulate(config, run_directory, Console())
-    report_run(run_directory)
+    report_run(run_directory, verify=config.federation.verify)
 
 
-def report_run(run_directory: Path) -> None:
+def report_run(run_directory: Path, *, verify: bool) -> None:
     """Sum up a run in its directory and print the summary; the last line is the directory.
+
+    Args:
+        run_directory: Absolute path.
+        verify: Whether to compare with the same run without encryption.
 
     Raises:
         ConfigurationError: The directory holds no run.
         FederationError: The run did not complete.
     """
     # Scoring loads torch and scikit-learn, and a mistyped override should be answered at once.
-    from scripts.observer import read_config, summarise  # noqa: PLC0415
+    from scripts.observer import summarise  # noqa: PLC0415
     from scripts.table import print_summary  # noqa: PLC0415
 
     console = Console()
-    summary = summarise(run_directory, read_config(run_directory))
+    summary = summarise(run_directory, verify=verify)
     summary.write(run_directory)
     print_summary(summary, console)
     console.print(str(run_directory), markup=False, highlight=False, soft_wrap=True)

@@ -29,7 +29,7 @@ def print_summary(summary: Summary, console: Console) -> None:
 def _site_table(summary: Summary) -> Table:
     title = "Held-out patients, scored by each site's own model and by the shared one"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_edge=False, pad_edge=False)
-    table.add_column("site")
+    table.add_column("site", no_wrap=True)
     table.add_column("train/\ntest", justify="right")
     for model in ("alone", "shared"):
         for measure in ("AUC", "accuracy", "Brier"):
@@ -40,6 +40,9 @@ def _site_table(summary: Summary) -> Table:
         table.add_section()
         train = sum(result.train_records for result in summary.results.values())
         table.add_row("all", f"{train}/{summary.pooled.federated.n}", *_cells(summary.pooled), style="bold")
+    if any(result.scores.federated.auc is None for result in summary.results.values()):
+        table.caption = "AUC -: this site's held-out patients all have the same label."
+        table.caption_justify = "left"
     return table
 
 
@@ -49,16 +52,17 @@ def _cells(scores: Comparison) -> Iterator[str]:
 
 
 def _measures(scores: Scores) -> tuple[str, str, str]:
-    auc = "one label" if scores.auc is None else f"{scores.auc:.3f}"
+    auc = "-" if scores.auc is None else f"{scores.auc:.3f}"
     return auc, f"{scores.accuracy:.3f}", f"{scores.brier:.3f}"
 
 
 def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     outcome, crypto, seconds, traffic = summary.outcome, summary.crypto, summary.seconds, summary.traffic
+    rounds = f"{summary.rounds} training round{'' if summary.rounds == 1 else 's'}"
     if outcome.status is RunStatus.COMPLETED:
-        yield "status", f"completed, {summary.rounds} training rounds over {len(summary.sites)} sites"
+        yield "status", f"completed, {rounds} over {len(summary.sites)} sites"
     else:
-        yield "status", f"{outcome.status} after {summary.rounds} training rounds: {outcome.reason}"
+        yield "status", f"{outcome.status} after {rounds}: {outcome.reason}"
     yield "model", f"{summary.model_parameters:,} parameters"
     if traffic:
         yield (

@@ -214,6 +214,7 @@ class EncryptedFedAvg(Strategy):
         del server_round
         for _ in replies:
             pass
+        return None  # noqa: RET501 - Flower's contract is a value or None
 
     def _sum_round(self, round_number: int) -> ArrayRecord:
         messages = self.configure_train(round_number, ArrayRecord(), ConfigRecord(), self._grid)

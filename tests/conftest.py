@@ -78,6 +78,12 @@ class Federation:
     session: bytes = b""
     sums: list[bytes] = field(default_factory=list)
 
+    @classmethod
+    def found(cls, directory: Path, experiment: ExperimentConfig = EXPERIMENT) -> Federation:
+        sites = experiment.federation.sites
+        simulated_vault(directory, 0, terms=experiment.terms, sites=sites, kind="iid", alpha=0.5)
+        return cls(directory, experiment)
+
     @property
     def everyone(self) -> tuple[int, ...]:
         return tuple(range(self.experiment.federation.sites))
@@ -209,9 +215,7 @@ class TestGrid(InProcessGrid):
 
 @pytest.fixture(scope="session")
 def founded_once(tmp_path_factory) -> Federation:
-    directory = tmp_path_factory.mktemp("founded") / "run"
-    simulated_vault(directory, 0, terms=EXPERIMENT.terms, sites=SITES, kind="iid", alpha=0.5)
-    return Federation(directory)
+    return Federation.found(tmp_path_factory.mktemp("founded") / "run")
 
 
 @pytest.fixture(scope="session")
@@ -259,6 +263,12 @@ def started(started_once, tmp_path) -> Federation:
 def summed(summed_once, tmp_path) -> Federation:
     """A run with all its sums made; the last one is still to be delivered, with the closing."""
     return summed_once.copied_to(tmp_path / "summed")
+
+
+@pytest.fixture
+def found(tmp_path) -> Callable[[ExperimentConfig], Federation]:
+    """Found a consortium for another experiment."""
+    return lambda experiment: Federation.found(tmp_path / "found", experiment)
 
 
 @pytest.fixture

@@ -171,19 +171,17 @@ def test_statistics_are_those_of_training_patients_only(learners):
     np.testing.assert_allclose(common.mean, pooled.mean(axis=0), rtol=1e-5)
 
 
-def test_metrics_belong_to_the_model_before_the_sum_and_the_best_one_is_kept(learners, histories):
+def test_metrics_belong_to_the_model_before_the_sum_and_the_best_loss_is_kept(learners, histories):
     history = histories[0]
     for before, after in pairwise(history[1:]):
         assert after.best_loss == min(before.best_loss, after.federated.training_loss)
-        kept = before.model if after.federated.training_loss < before.best_loss else before.best_model
-        np.testing.assert_array_equal(after.best_model, kept)
 
     scores = [learner.held_out_scores(history[5].model, history[5].standardisation) for learner in learners]
     labels = np.concatenate([learner.held_out_table.labels for learner in learners])
     assert history[6].federated.brier == pytest.approx(np.mean((np.concatenate(scores) - labels) ** 2), abs=2.0**-20)
 
 
-def test_a_worse_model_does_not_replace_the_best_one(learners):
+def test_a_worse_model_does_not_change_the_best_loss(learners):
     good = after_statistics(learners)
     good = learners[0].apply(good, RoundKind.EVALUATE, summed(learners, good, RoundKind.EVALUATE, 1))
     worse = replace(good, model=good.model + 100)
@@ -191,7 +189,6 @@ def test_a_worse_model_does_not_replace_the_best_one(learners):
     kept = learners[0].apply(worse, RoundKind.EVALUATE, summed(learners, worse, RoundKind.EVALUATE, 2))
 
     assert kept.federated.training_loss > kept.best_loss == good.best_loss
-    np.testing.assert_array_equal(kept.best_model, good.model)
 
 
 def test_an_evaluation_moves_no_model_and_no_grid(histories):

@@ -162,7 +162,7 @@ def test_yaml_gives_back_an_equal_experiment(learning_rate, clip, seed, label):
     assert conf.from_yaml(conf.to_yaml(config)) == config
 
 
-@pytest.mark.parametrize("label", ["a\x85b", "\ufffe", "${oc.env:HOME}", "???"])
+@pytest.mark.parametrize("label", ["a\x85b", "${oc.env:HOME}", "${", "???"])
 def test_a_name_that_yaml_would_change_is_refused_when_it_is_written(label):
     with pytest.raises(ConfigurationError):
         conf.to_yaml(replace(DEFAULT, data=replace(DEFAULT.data, label=label)))

@@ -85,7 +85,7 @@ def test_a_run_directory_is_not_used_twice(tmp_path: Path) -> None:
 def test_summary_of_a_directory_without_a_run_fails_in_one_line(tmp_path: Path) -> None:
     done = cipherward("summary", str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr == f"cipherward: {tmp_path} is not a run directory: it has no readable config.yaml\n"
+    assert done.stderr == f"cipherward: {tmp_path} holds no run that got as far as an agreement\n"
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import conf
-from conf import ExperimentConfig
+from clients.membership import AGREEMENT
+from conf import ExperimentConfig, compose
+from protocol.agreement import Agreement, SiteCard
 from protocol.errors import ConfigurationError, MalformedError
-from scripts.environment import CONFIG_NAME
+from protocol.packing import RoundKind
 from scripts.events import RunStatus
-from scripts.observer import read_config, summarise, train_plan
+from scripts.observer import summarise
 from scripts.summary import Scores
 
 SITES = ("site-a", "site-b", "site-c")
@@ -22,18 +22,22 @@ MODEL = np.arange(31, dtype=np.float64) / 7
 
 
 @pytest.fixture
-def config() -> ExperimentConfig:
-    return conf.compose(["strategy.rounds=2", "federation.sites=3", "federation.verify=false"])
+def agreement() -> Agreement:
+    keys = {name: digit * 64 for name, digit in zip(SITES, "abc", strict=True)}
+    cards = [SiteCard(name=name, signing_key=key, exchange_key=key) for name, key in keys.items()]
+    terms = compose(["strategy.rounds=2", "federation.sites=3"]).terms
+    return Agreement(roster=tuple(cards), terms=terms, code_digest="0" * 64)
 
 
 @pytest.fixture
-def run_directory(tmp_path: Path, config: ExperimentConfig) -> Path:
+def run_directory(tmp_path: Path, agreement: Agreement) -> Path:
     """A run whose every number is known."""
-    (tmp_path / CONFIG_NAME).write_text(conf.to_yaml(config))
     write_events(tmp_path / "provider", provider_events())
     write_site(tmp_path, "site-a", "1,0.4,0.9\n0,0.6,0.2\n", factor=1)
     write_site(tmp_path, "site-b", "1,0.7,0.8\n0,0.3,0.1\n", factor=2)
     write_site(tmp_path, "site-c", "1,0.6,0.7\n1,0.2,0.3\n", factor=3, auc=None)
+    for name in SITES:
+        (tmp_path / "sites" / name / AGREEMENT).write_bytes(agreement.to_bytes())
     return tmp_path
 
 
@@ -77,11 +81,18 @@ def write_site(run_directory: Path, name: str, scores: str, *, factor: int, auc:
         for kind, seconds in (("trained", 1.0), ("sealed", 0.5), ("released", 0.25), ("joined", 9.0))
     ]
     write_events(home, events)
-    save_file({"model": MODEL, "local": np.full(3, factor)}, home / "models" / "last.safetensors")
+    save_model(home, MODEL, factor)
 
 
-def test_the_summary_has_the_numbers_of_the_run(run_directory: Path, config: ExperimentConfig) -> None:
-    summary = summarise(run_directory, config).as_json()
+def save_model(home: Path, model: np.ndarray, own: int) -> None:
+    tensors = {"layers.0.weight": model[None, :30], "layers.0.bias": model[30:], "a site's own": np.full(3, own)}
+    save_file(
+        {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, home / "models/last.safetensors"
+    )
+
+
+def test_the_summary_has_the_numbers_of_the_run(run_directory: Path, agreement: Agreement) -> None:
+    summary = summarise(run_directory, verify=False).as_json()
     assert summary["status"] == "completed"
     assert summary["rounds"] == 2
     assert summary["sites"] == list(SITES)
@@ -89,54 +100,65 @@ def test_the_summary_has_the_numbers_of_the_run(run_directory: Path, config: Exp
     assert summary["seconds"] == {"total": 7.5, "train": 4.0, "encrypt": 2.0, "aggregate": 0.5, "decrypt": 1.0}
     assert summary["traffic"]["up_bytes_per_site_per_round"] == 2500
     assert summary["traffic"]["down_bytes_per_site_per_round"] == 250
-    assert summary["traffic"]["up_bytes_per_value"] == 2500 / train_plan(config).values
+    assert summary["traffic"]["up_bytes_per_value"] == 2500 / agreement.plan(RoundKind.TRAIN).values
     assert summary["crypto"] == {
         "ring_degree": 2048, "modulus_bits": 32, "guard_bits": 7, "value_bits": 24, "security_bits": 128,
     }  # fmt: skip
     assert summary["agreement"] == {"max_abs_difference_from_plaintext": None, "sites_bit_identical": True}
 
 
-def test_site_metrics_are_the_sites_own(run_directory: Path, config: ExperimentConfig) -> None:
-    metrics = summarise(run_directory, config).as_json()["metrics"]["sites"]
+def test_site_metrics_are_the_sites_own(run_directory: Path) -> None:
+    metrics = summarise(run_directory, verify=False).as_json()["metrics"]["sites"]
     assert list(metrics) == list(SITES)
     assert metrics["site-b"] == {
         "records": {"train": 20, "test": 2},
-        "local": {"auc": 0.5, "accuracy": 0.5, "brier": 0.25, "records": 2},
-        "federated": {"auc": 0.5, "accuracy": 1.0, "brier": 0.25, "records": 2},
+        "local": {"auc": 0.5, "accuracy": 0.5, "brier": 0.25, "n": 2},
+        "federated": {"auc": 0.5, "accuracy": 1.0, "brier": 0.25, "n": 2},
     }
     assert metrics["site-c"]["federated"]["auc"] is None
 
 
-def test_global_metrics_pool_all_held_out_patients(run_directory: Path, config: ExperimentConfig) -> None:
-    pooled = summarise(run_directory, config).pooled
+def test_global_metrics_pool_all_held_out_patients(run_directory: Path) -> None:
+    pooled = summarise(run_directory, verify=False).pooled
     assert pooled is not None
     # federated: positives .9 .8 .7 .3, negatives .2 .1; local: positives .4 .7 .6 .2, negatives .6 .3
     assert pooled.federated == Scores(auc=1.0, accuracy=5 / 6, brier=pytest.approx(0.68 / 6), n=6)
     assert pooled.local == Scores(auc=4.5 / 8, accuracy=3 / 6, brier=pytest.approx(1.70 / 6), n=6)
 
 
-def test_only_labels_of_one_kind_give_no_auc(run_directory: Path, config: ExperimentConfig) -> None:
+def test_only_labels_of_one_kind_give_no_auc(run_directory: Path) -> None:
     for name in SITES:
         (run_directory / "sites" / name / "scores.csv").write_text("label,local,federated\n1,0.5,0.75\n")
-    pooled = summarise(run_directory, config).pooled
+    pooled = summarise(run_directory, verify=False).pooled
     assert pooled is not None
     assert pooled.federated == Scores(auc=None, accuracy=1.0, brier=0.0625, n=3)
 
 
-def test_a_model_that_differs_in_one_bit_is_seen(run_directory: Path, config: ExperimentConfig) -> None:
+def test_a_model_that_differs_in_one_bit_is_seen(run_directory: Path) -> None:
     other = MODEL.copy()
     other[3] = np.nextafter(other[3], 1)
-    save_file({"model": other}, run_directory / "sites" / "site-c" / "models" / "last.safetensors")
-    assert summarise(run_directory, config).checks.sites_bit_identical is False
+    save_model(run_directory / "sites" / "site-c", other, 3)
+    assert summarise(run_directory, verify=False).checks.sites_bit_identical is False
 
 
-def test_a_paused_run_is_summed_up_as_far_as_it_went(run_directory: Path, config: ExperimentConfig) -> None:
+def test_the_largest_difference_from_the_plaintext_twin_is_told(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shifted(config: ExperimentConfig, directory: Path) -> np.ndarray:
+        assert (config.strategy.rounds, config.federation.sites, directory) == (2, 3, run_directory)
+        return MODEL + np.where(np.arange(31) == 30, -0.25, 0.125)
+
+    monkeypatch.setattr("scripts.twin.plaintext_model", shifted)
+    assert summarise(run_directory, verify=True).checks.max_abs_difference_from_plaintext == 0.25
+
+
+def test_a_paused_run_is_summed_up_as_far_as_it_went(run_directory: Path) -> None:
     events = [*provider_events()[:5], {"event": "paused", "time": 103.0, "reason": "no upload by site-b"}]
     write_events(run_directory / "provider", events)
     for name in SITES:
         for file in ("result.json", "scores.csv", "models/last.safetensors"):
             (run_directory / "sites" / name / file).unlink()
-    summary = summarise(run_directory, config)
+    summary = summarise(run_directory, verify=False)
     assert summary.outcome.status is RunStatus.PAUSED
     assert summary.rounds == 1
     assert (summary.pooled, dict(summary.results)) == (None, {})
@@ -144,35 +166,26 @@ def test_a_paused_run_is_summed_up_as_far_as_it_went(run_directory: Path, config
     assert summary.checks.sites_bit_identical is None
 
 
-def test_a_run_that_only_started_has_no_traffic(tmp_path: Path, config: ExperimentConfig) -> None:
-    summary = summarise(tmp_path, config)
+def test_a_run_that_only_started_has_no_traffic(run_directory: Path) -> None:
+    write_events(run_directory / "provider", provider_events()[:1])
+    summary = summarise(run_directory, verify=True)
     assert summary.outcome.status is RunStatus.INCOMPLETE
     assert summary.traffic is None
     assert summary.as_json()["traffic"] is None
 
 
-def test_the_written_summary_is_what_was_summed_up(run_directory: Path, config: ExperimentConfig) -> None:
-    summary = summarise(run_directory, config)
+def test_the_written_summary_is_what_was_summed_up(run_directory: Path) -> None:
+    summary = summarise(run_directory, verify=False)
     summary.write(run_directory)
     assert json.loads((run_directory / "summary.json").read_text()) == summary.as_json()
 
 
-def test_scores_in_another_layout_are_refused(run_directory: Path, config: ExperimentConfig) -> None:
+def test_scores_in_another_layout_are_refused(run_directory: Path) -> None:
     (run_directory / "sites" / "site-a" / "scores.csv").write_text("label,federated,local\n1,0.5,0.5\n")
     with pytest.raises(MalformedError, match=r"scores\.csv"):
-        summarise(run_directory, config)
-
-
-def test_the_configuration_is_read_back(run_directory: Path, config: ExperimentConfig) -> None:
-    assert read_config(run_directory) == config
+        summarise(run_directory, verify=False)
 
 
 def test_a_directory_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=str(tmp_path)):
-        read_config(tmp_path)
-
-
-def test_the_plan_is_made_for_the_number_of_sites(config: ExperimentConfig) -> None:
-    many = replace(config, federation=replace(config.federation, sites=16))
-    assert train_plan(config).parameters.sites == 3
-    assert train_plan(many).parameters.guard_bits > train_plan(config).parameters.guard_bits
+        summarise(tmp_path, verify=False)

@@ -15,12 +15,14 @@ FEDERATED = Scores(auc=0.96875, accuracy=0.9, brier=0.05, n=40)
 SUMMARY = Summary(
     outcome=Outcome(status=RunStatus.COMPLETED),
     rounds=20,
-    sites=("site-a", "site-b"),
+    sites=("hospital-01", "hospital-02"),
     model_parameters=12345,
     pooled=Comparison(local=LOCAL, federated=FEDERATED),
     results={
-        "site-a": SiteResult(train_records=90, test_records=30, scores=Comparison(local=LOCAL, federated=FEDERATED)),
-        "site-b": SiteResult(
+        "hospital-01": SiteResult(
+            train_records=90, test_records=30, scores=Comparison(local=LOCAL, federated=FEDERATED)
+        ),
+        "hospital-02": SiteResult(
             train_records=30,
             test_records=10,
             scores=Comparison(local=replace(LOCAL, auc=None), federated=replace(FEDERATED, auc=None)),
@@ -46,8 +48,9 @@ def printed(summary: Summary, width: int = 200) -> str:
 
 def test_each_site_and_all_together_have_a_row() -> None:
     rows = [line.split() for line in printed(SUMMARY).splitlines()]
-    assert ["site-a", "90/30", "0.812", "0.750", "0.200", "0.969", "0.900", "0.050"] in rows
-    assert ["site-b", "30/10", "one", "label", "0.750", "0.200", "one", "label", "0.900", "0.050"] in rows
+    assert ["hospital-01", "90/30", "0.812", "0.750", "0.200", "0.969", "0.900", "0.050"] in rows
+    assert ["hospital-02", "30/10", "-", "0.750", "0.200", "-", "0.900", "0.050"] in rows
+    assert "all have the same label" in printed(SUMMARY)
     assert ["all", "120/40", "0.812", "0.750", "0.200", "0.969", "0.900", "0.050"] in rows
 
 
@@ -77,8 +80,8 @@ def test_a_check_that_was_not_made_is_not_told() -> None:
 
 def test_a_run_that_failed_says_why_and_has_no_empty_table() -> None:
     failed = Outcome(status=RunStatus.FAILED, reason="site-b refused")
-    text = printed(replace(SUMMARY, outcome=failed, rounds=2, results={}, pooled=None, traffic=None))
-    assert "failed after 2 training rounds: site-b refused" in text
+    text = printed(replace(SUMMARY, outcome=failed, rounds=1, results={}, pooled=None, traffic=None))
+    assert "failed after 1 training round: site-b refused" in text
     assert "Held-out" not in text
     assert "traffic" not in text
 

@@ -1,0 +1,116 @@
+"""The start-up check notices each way in which an installed SEAL may differ from the one this code is built for."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import clients.ckks
+import clients.seal_format
+import clients.self_check
+from clients.self_check import check_backend
+from protocol.errors import BackendError
+from protocol.parameters import MODULI, CkksParameters
+
+PARAMETERS = CkksParameters(ring_degree=2048, modulus_bits=32, sites=3)
+
+
+@pytest.fixture(autouse=True)
+def fresh_backend():
+    """Neither keep what a test broke nor pass it on."""
+    clients.ckks.backend.cache_clear()
+    check_backend.cache_clear()
+    yield
+    clients.ckks.backend.cache_clear()
+    check_backend.cache_clear()
+
+
+@pytest.mark.parametrize(("ring_degree", "modulus_bits"), MODULI)
+def test_the_pinned_backend_passes(ring_degree, modulus_bits):
+    check_backend(CkksParameters(ring_degree=ring_degree, modulus_bits=modulus_bits, sites=16))
+
+
+def test_the_check_runs_once_per_process_and_parameter_set(monkeypatch):
+    check_backend(PARAMETERS)
+    monkeypatch.setattr(clients.self_check, "Encryptor", None)
+
+    check_backend(PARAMETERS)
+
+
+@pytest.mark.parametrize("seed_record_bytes", [80, 82, 81 + 8])
+def test_a_shifted_layout_is_refused(monkeypatch, seed_record_bytes):
+    monkeypatch.setattr(clients.seal_format, "_SEED_RECORD_BYTES", seed_record_bytes)
+
+    with pytest.raises(BackendError):
+        check_backend(PARAMETERS)
+
+
+def test_another_format_version_s_header_is_refused(monkeypatch):
+    monkeypatch.setattr(clients.seal_format, "_MAGIC", 0xA15F)
+
+    with pytest.raises(BackendError, match="header"):
+        check_backend(PARAMETERS)
+
+
+def test_deterministic_encryption_is_refused(monkeypatch):
+    # The trap itself: a context whose generator is seeded encrypts the same values to the same ciphertext every time.
+    make_context = clients.ckks._make_context
+    factory = clients.ckks.seal.Blake2xbPRNGFactory([7] * 8)
+    monkeypatch.setattr(clients.ckks, "_make_context", lambda parameters, _: make_context(parameters, factory))
+
+    with pytest.raises(BackendError, match="same ciphertext"):
+        check_backend(PARAMETERS)
+
+
+def test_repeated_seeds_are_refused(monkeypatch):
+    encrypt = clients.ckks.Encryptor.encrypt
+
+    def repeat_the_first_seed(self, packed):
+        residues, seeds = encrypt(self, packed)
+        return residues, seeds[:64] * len(packed)
+
+    monkeypatch.setattr(clients.ckks.Encryptor, "encrypt", repeat_the_first_seed)
+
+    with pytest.raises(BackendError, match="repeats the seeds"):
+        check_backend(PARAMETERS)
+
+
+def test_another_prime_is_refused(monkeypatch):
+    monkeypatch.setitem(MODULI, (2048, 32), MODULI[2048, 32] - 4096)
+
+    with pytest.raises(BackendError, match="prime"):
+        check_backend(PARAMETERS)
+
+
+def test_another_key_from_the_same_seed_is_refused(monkeypatch):
+    from_seed = clients.ckks.SecretKey.from_seed
+    monkeypatch.setattr(
+        clients.self_check.SecretKey, "from_seed", lambda _, parameters: from_seed(os.urandom(64), parameters)
+    )
+
+    with pytest.raises(BackendError, match="different keys"):
+        check_backend(PARAMETERS)
+
+
+def test_larger_noise_is_refused(monkeypatch):
+    encrypt = clients.ckks.Encryptor.encrypt
+
+    def add_noise(self, packed):
+        residues, seeds = encrypt(self, packed)
+        # a constant on all residues is an error on the first coefficient
+        return ((residues.astype(np.uint64) + 30) % PARAMETERS.modulus).astype(residues.dtype), seeds
+
+    monkeypatch.setattr(clients.ckks.Encryptor, "encrypt", add_noise)
+
+    with pytest.raises(BackendError, match="noise"):
+        check_backend(PARAMETERS)
+
+
+def test_a_sum_that_decrypts_to_something_else_is_refused(monkeypatch):
+    encrypt = clients.ckks.Encryptor.encrypt
+    monkeypatch.setattr(clients.ckks.Encryptor, "encrypt", lambda self, packed: encrypt(self, packed + 1))
+
+    with pytest.raises(BackendError, match="something else"):
+        check_backend(PARAMETERS)

@@ -43,7 +43,7 @@ class FederationConfig:
     cohort: CohortTerms = field(default_factory=CohortTerms)
     partition: str = "dirichlet"
     alpha: float = 0.5
-    join_seconds: float = 120.0
+    join_seconds: float = 30.0
     ready_seconds: float = 600.0
     upload_seconds: float = 600.0
     client_cpus: int = 1

@@ -53,6 +53,9 @@ def unpack_envelope(content: RecordDict, names: Sequence[str]) -> dict[str, byte
     status = content.config_records.get(_STATUS)
     if status is not None and status.get(_STATUS) == PUBLIC_REFUSAL:
         raise PeerRefusedError("the peer refused; its own log says why")
+    strangers = sorted(set(content) - {_PARTS, _STATUS})
+    if strangers:
+        raise MalformedError("message records", expected=(_PARTS, _STATUS), got=tuple(strangers))
     parts = content.array_records.get(_PARTS)
     got = () if parts is None else tuple(sorted(parts))
     if parts is None or got != tuple(sorted(names)):

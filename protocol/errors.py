@@ -26,7 +26,8 @@ FederationError
 │   ├── TagError                an aggregate that is not the sum of what the cohort signed
 │   ├── ResidualError           a verified aggregate whose noise is out of bounds
 │   └── PeerRefusedError        the other side refused, and does not say why
-├── RunPausedError              an upload is missing; the run waits for people
+├── RunFailedError              a run ended without a result
+│   └── RunPausedError          an upload is missing; the run waits for people
 └── SecretMaterialError         a secret where none may be: stop
 """
 
@@ -64,7 +65,11 @@ class SecretMaterialError(FederationError):
     """Secret material reached a place where none may be."""
 
 
-class RunPausedError(FederationError):
+class RunFailedError(FederationError):
+    """A run ended without its result; says why."""
+
+
+class RunPausedError(RunFailedError):
     """An upload did not come in time; the run is kept as it is and can be resumed by people."""
 
 

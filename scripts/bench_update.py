@@ -162,8 +162,7 @@ class BenchFederation:
         """Return the sum's values."""
         content = self.plan.unpack(exact)
         tensors = [content[name] for name in content if name.startswith("layers.")]
-        values: Values = np.concatenate(tensors) * self._step
-        return values
+        return np.concatenate(tensors).astype(np.float64) * self._step
 
     def seal(self, packed: Integers, site: int) -> bytes:
         """Return one site's update as it leaves."""

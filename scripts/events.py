@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from protocol.errors import FederationError, RunPausedError
+from protocol.errors import RunFailedError, RunPausedError
 
 Event: TypeAlias = Mapping[str, Any]
 
@@ -128,15 +128,15 @@ def check_completed(outcome: Outcome) -> None:
 
     Raises:
         RunPausedError: It waits for people.
-        FederationError: It failed, or has not ended.
+        RunFailedError: It failed, or has not ended.
     """
     match outcome.status:
         case RunStatus.PAUSED:
             raise RunPausedError(f"the run is paused: {outcome.reason}")
         case RunStatus.FAILED:
-            raise FederationError(f"the run failed: {outcome.reason}")
+            raise RunFailedError(f"the run failed: {outcome.reason}")
         case RunStatus.INCOMPLETE:
-            raise FederationError(f"the run has not ended: {outcome.reason}")
+            raise RunFailedError(f"the run has not ended: {outcome.reason}")
 
 
 def _event_from_line(line: bytes) -> Event | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 import conf
-from protocol.errors import FederationError
+from protocol.errors import ConfigurationError, FederationError, RunFailedError
 from scripts.complaint import print_complaint
 from scripts.events import check_completed
 from scripts.simulation import simulate
@@ -62,8 +63,20 @@ def run_job(composed: DictConfig, run_directory: Path) -> None:
         FederationError: It did not complete.
     """
     config = conf.from_hydra(composed)
-    simulate(config, run_directory, Console())
+    try:
+        simulate(config, run_directory, Console())
+    except RunFailedError:
+        _write_summary(run_directory)
+        raise
     report_run(run_directory, verify=config.federation.verify)
+
+
+def _write_summary(run_directory: Path) -> None:
+    """Leave a summary of a run that ended early, if it got far enough for one."""
+    from scripts.observer import summarise  # noqa: PLC0415 - as in report_run
+
+    with suppress(ConfigurationError):
+        summarise(run_directory, verify=False).write(run_directory)
 
 
 def report_run(run_directory: Path, *, verify: bool) -> None:

@@ -7,7 +7,6 @@ patients included. No deployment has such a place.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +16,17 @@ from typing import Final
 import numpy as np
 from safetensors.numpy import load_file
 
-from clients.evaluation import Metrics
-from clients.membership import AGREEMENT
+from clients.evaluation import Metrics, score
+from clients.simulation import SITES
+from clients.statistics import Standardisation
 from clients.table import Values
-from conf import ExperimentConfig, FederationConfig
 from protocol.agreement import Agreement
-from protocol.errors import ConfigurationError, MalformedError
+from protocol.errors import MalformedError
 from protocol.packing import PackingPlan, RoundKind
 from protocol.terms import Terms
 from scripts.events import PROVIDER_EVENTS, Event, RoundEvent, RunStatus, outcome_from_events, read_events
 from scripts.summary import Checks, Comparison, Crypto, Scores, Seconds, SiteResult, Summary, Traffic
+from scripts.twin import plaintext_model, run_agreement, run_learners
 
 SCORES_HEADER: Final = "label,local,federated"
 
@@ -42,18 +42,19 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
         ConfigurationError: No site has pinned an agreement in that directory.
         MalformedError: A file of a site is not what a site writes.
     """
-    agreement = _agreement(run_directory)
+    agreement = run_agreement(run_directory)
     events = read_events(run_directory / PROVIDER_EVENTS)
     outcome = outcome_from_events(events)
     rounds = [RoundEvent.from_event(event) for event in events if event["event"] == "round"]
     training = [event for event in rounds if event.kind == "train"]
     sites = next((tuple(event["sites"]) for event in events if event["event"] == "joined"), ())
-    homes = [run_directory / "sites" / name for name in sites]
+    homes = [run_directory / SITES / name for name in sites]
     reporting = [home for home in homes if (home / "result.json").exists()]
-    models = [_shared_model(home / "models" / "last.safetensors", agreement.terms) for home in reporting]
+    models = [_model(home / "models" / "last.safetensors", agreement.terms) for home in reporting]
+    everywhere = _local_everywhere(run_directory, agreement, [home.name for home in reporting]) if reporting else {}
     difference = None
     if verify and outcome.status is RunStatus.COMPLETED:
-        difference = _difference_from_plaintext(models[0], agreement, run_directory)
+        difference = float(np.max(np.abs(models[0] - plaintext_model(run_directory))))
     parameters = agreement.parameters
     return Summary(
         outcome=outcome,
@@ -61,7 +62,7 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
         sites=sites,
         model_parameters=sum(math.prod(shape) for shape in _tensor_shapes(agreement.terms).values()),
         pooled=_pooled(reporting) if reporting else None,
-        results={home.name: _site_result(home) for home in reporting},
+        results={home.name: _site_result(home, everywhere[home.name]) for home in reporting},
         traffic=_traffic(training, agreement.plan(RoundKind.TRAIN)) if training else None,
         seconds=_seconds(events, rounds, homes),
         crypto=Crypto(
@@ -78,18 +79,13 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
     )
 
 
-def _agreement(run_directory: Path) -> Agreement:
-    for path in sorted((run_directory / "sites").glob(f"*/{AGREEMENT}")):
-        return Agreement.from_bytes(path.read_bytes())
-    raise ConfigurationError(f"{run_directory} holds no run that got as far as an agreement")
-
-
-def _site_result(home: Path) -> SiteResult:
+def _site_result(home: Path, local_everywhere: Scores) -> SiteResult:
     result = json.loads((home / "result.json").read_text(encoding="utf-8"))
     return SiteResult(
         train_records=result["records"]["train"],
         test_records=result["records"]["test"],
         scores=Comparison(local=_scores(Metrics(**result["local"])), federated=_scores(Metrics(**result["federated"]))),
+        local_everywhere=local_everywhere,
     )
 
 
@@ -139,21 +135,28 @@ def _seconds(events: Sequence[Event], rounds: Sequence[RoundEvent], homes: Seque
     )
 
 
-def _difference_from_plaintext(model: Values, agreement: Agreement, run_directory: Path) -> float:
-    """Train the run's twin without encryption; return the largest difference between their parameters."""
-    from scripts.twin import plaintext_model  # noqa: PLC0415 - brings Flower along; only when asked for
+def _local_everywhere(run_directory: Path, agreement: Agreement, names: Sequence[str]) -> dict[str, Scores]:
+    """Score all sites' held-out patients by the model that each site trained alone."""
+    learners = run_learners(run_directory, agreement)
+    tables = [learners[name].held_out_table for name in names]
+    labels = np.concatenate([table.labels for table in tables])
+    features = np.concatenate([table.features for table in tables])
+    scores = {}
+    for name in names:
+        path = run_directory / SITES / name / "models" / "local.safetensors"
+        tensors = load_file(path)
+        own = Standardisation(
+            mean=tensors["standardisation.mean"],
+            deviation=tensors["standardisation.deviation"],
+            records=learners[name].training_table.records,
+        )
+        terms = agreement.terms
+        scores[name] = _scores(Metrics.of(labels, score(terms.model, _model(path, terms), own.apply(features))))
+    return scores
 
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # thirty lines about a run that is not the person's
-    terms = agreement.terms
-    federation = FederationConfig(sites=len(agreement.roster), cohort=terms.cohort)
-    config = ExperimentConfig(
-        data=terms.data, model=terms.model, strategy=terms.training, crypto=terms.crypto, federation=federation
-    )
-    return float(np.max(np.abs(model - plaintext_model(config, run_directory))))
 
-
-def _shared_model(path: Path, terms: Terms) -> Values:
-    """Read a site's copy of the shared model, shape (parameters,), in the order in which tensors are packed."""
+def _model(path: Path, terms: Terms) -> Values:
+    """Read a site's model file, shape (parameters,), in the order in which tensors are packed."""
     tensors = load_file(path)
     return np.concatenate([tensors[name].reshape(-1) for name in _tensor_shapes(terms)])
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import conf
 from conf import ExperimentConfig
-from protocol.errors import ConfigurationError, FederationError
+from protocol.errors import ConfigurationError, RunFailedError
 from scripts.environment import core_count, project_root
 from scripts.events import FINAL_EVENTS, PROVIDER_EVENTS, Event, EventTail, check_completed, outcome_from_events
 from scripts.progress import ProgressDisplay, progress_display
@@ -39,7 +39,7 @@ def simulate(config: ExperimentConfig, run_directory: Path, console: Console) ->
     Raises:
         ConfigurationError: Nothing was started.
         RunPausedError: An upload is missing.
-        FederationError: The run failed; a note names its run directory.
+        RunFailedError: The run failed; a note names its run directory.
     """
     check_simulation(config, run_directory)
     run_directory.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def simulate(config: ExperimentConfig, run_directory: Path, console: Console) ->
             )
             with progress_display(console) as display:
                 follow(superlink, run, run_directory, display)
-    except FederationError as error:
+    except RunFailedError as error:
         error.add_note(f"run directory: {run_directory}")
         raise
 
@@ -79,14 +79,14 @@ def follow(superlink: SuperLink, run: RunId, run_directory: Path, display: Progr
 
     Raises:
         RunPausedError: The provider waits for people.
-        FederationError: The run failed, with the reason; what was logged is kept in `RUN_LOG`.
+        RunFailedError: The run failed, with the reason; what was logged is kept in `RUN_LOG`.
     """
     try:
         final = _final_event(superlink, run, EventTail(run_directory / PROVIDER_EVENTS), display)
         if final is not None:
             check_completed(outcome_from_events([final]))
         _check_closed(superlink, run)
-    except FederationError as error:
+    except RunFailedError as error:
         if superlink.is_alive:
             log = run_directory / RUN_LOG
             log.write_text(superlink.run_log(run), encoding="utf-8")
@@ -107,7 +107,7 @@ def _final_event(superlink: SuperLink, run: RunId, log: EventTail, display: Prog
         if is_finished:
             return None
         if not superlink.is_alive:
-            raise FederationError(f"the Flower SuperLink ended; the end of its log:\n{superlink.log_tail()}")
+            raise RunFailedError(f"the Flower SuperLink ended; the end of its log:\n{superlink.log_tail()}")
         if time.monotonic() - heard > _SILENCE_SECONDS:
             is_finished = superlink.status(run).is_finished
             heard = time.monotonic()
@@ -119,7 +119,7 @@ def _check_closed(superlink: SuperLink, run: RunId) -> None:
     deadline = time.monotonic() + _CLOSING_SECONDS
     while not (status := superlink.status(run)).is_finished:
         if time.monotonic() > deadline:
-            raise FederationError(f"Flower did not close the run within {_CLOSING_SECONDS:.0f} s")
+            raise RunFailedError(f"Flower did not close the run within {_CLOSING_SECONDS:.0f} s")
         time.sleep(_POLL_SECONDS)
     if not status.is_completed:
-        raise FederationError(f"the run failed: {status.details}")
+        raise RunFailedError(f"the run failed: {status.details}")

@@ -54,11 +54,13 @@ class SiteResult:
         train_records: Patients that it trained with.
         test_records: Patients that it held out.
         scores: On the held-out patients.
+        local_everywhere: Of the model it trained alone, on the held-out patients of all sites.
     """
 
     train_records: int
     test_records: int
     scores: Comparison
+    local_everywhere: Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +166,7 @@ class Summary:
                     name: {
                         "records": {"train": result.train_records, "test": result.test_records},
                         **asdict(result.scores),
+                        "local_everywhere": asdict(result.local_everywhere),
                     }
                     for name, result in self.results.items()
                 },

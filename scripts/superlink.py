@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NewType
 
-from protocol.errors import FederationError
+from protocol.errors import RunFailedError
 from scripts.environment import core_count, program, simulation_environment
 from scripts.supervisor import supervised
 
@@ -82,7 +82,7 @@ class SuperLink:
             configuration: The composed configuration as YAML text.
 
         Raises:
-            FederationError: Flower refused the project or its configuration.
+            RunFailedError: Flower refused the project or its configuration.
         """
         overrides = Path(self._environment["FLWR_HOME"], "overrides.toml")
         # A JSON string without escaped non-ASCII is a TOML string, but for DEL, which YAML escapes.
@@ -102,7 +102,7 @@ class SuperLink:
         """Ask how a run stands; takes about two seconds of a core.
 
         Raises:
-            FederationError: The SuperLink does not answer.
+            RunFailedError: The SuperLink does not answer.
         """
         row = self._ask("list", CONNECTION, "--run-id", run)["runs"][0]
         return FlowerStatus(text=row["status"], details=row["status-details"])
@@ -123,7 +123,7 @@ class SuperLink:
             answer = {"success": False, "error-message": done.stdout + done.stderr}
         if not answer.get("success"):
             reason = str(answer.get("error-message", done.stderr)).strip()
-            raise FederationError(f"flwr {arguments[0]} failed:\n{readable_tail(reason, 20)}")
+            raise RunFailedError(f"flwr {arguments[0]} failed:\n{readable_tail(reason, 20)}")
         return answer
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -138,7 +138,7 @@ class SuperLink:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise FederationError(f"flwr {arguments[0]} gave no answer in {_COMMAND_SECONDS:.0f} s") from None
+            raise RunFailedError(f"flwr {arguments[0]} gave no answer in {_COMMAND_SECONDS:.0f} s") from None
 
 
 @contextlib.contextmanager
@@ -152,7 +152,7 @@ def running_superlink(run_directory: Path) -> Iterator[SuperLink]:
         The SuperLink, ready for runs.
 
     Raises:
-        FederationError: It did not start; the text has the end of its log.
+        RunFailedError: It did not start; the text has the end of its log.
     """
     log = run_directory / "logs" / LOG_NAME
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def running_superlink(run_directory: Path) -> Iterator[SuperLink]:
                 return
             stack.close()
         end = readable_tail(log.read_text(encoding="utf-8", errors="replace"), 20)
-        raise FederationError(f"the Flower SuperLink did not start; the end of {log}:\n{end}")
+        raise RunFailedError(f"the Flower SuperLink did not start; the end of {log}:\n{end}")
 
 
 @contextlib.contextmanager

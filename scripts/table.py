@@ -30,19 +30,23 @@ def _site_table(summary: Summary) -> Table:
     title = "Held-out patients, scored by each site's own model and by the shared one"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_edge=False, pad_edge=False)
     table.add_column("site", no_wrap=True)
-    table.add_column("train/\ntest", justify="right")
+    table.add_column("train/\ntest", justify="right", no_wrap=True)
     for model in ("alone", "shared"):
-        for measure in ("AUC", "accuracy", "Brier"):
+        for measure in ("AUC", "acc.", "Brier"):
             table.add_column(f"{model}\n{measure}", justify="right")
+    table.add_column("alone\nAUC*", justify="right")
     for name, result in summary.results.items():
-        table.add_row(name, f"{result.train_records}/{result.test_records}", *_cells(result.scores))
+        patients = f"{result.train_records}/{result.test_records}"
+        table.add_row(name, patients, *_cells(result.scores), _measures(result.local_everywhere)[0])
     if summary.pooled:
         table.add_section()
         train = sum(result.train_records for result in summary.results.values())
         table.add_row("all", f"{train}/{summary.pooled.federated.n}", *_cells(summary.pooled), style="bold")
+    notes = ["* of the model trained alone, on the held-out patients of all sites"]
     if any(result.scores.federated.auc is None for result in summary.results.values()):
-        table.caption = "AUC -: this site's held-out patients all have the same label."
-        table.caption_justify = "left"
+        notes.append("- no AUC: this site's held-out patients all have the same label")
+    table.caption = "\n".join(notes)
+    table.caption_justify = "left"
     return table
 
 

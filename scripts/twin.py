@@ -9,6 +9,7 @@ Trust: the simulation's observer, who has every site's table at hand.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -17,12 +18,37 @@ from flwr.clientapp import ClientApp
 from clients.learner import Learner
 from clients.learner_state import LearnerState
 from clients.membership import AGREEMENT, TABLE
+from clients.simulation import SITES
 from clients.table import Values, read_table
-from conf import ExperimentConfig
 from protocol.agreement import Agreement
+from protocol.errors import ConfigurationError
 from protocol.packing import Integers
 from scripts.in_process import InProcessGrid
 from strategies.plain_fedavg import CONTRIBUTION, ROUND, SUMS, PlainFedAvg
+
+
+def run_agreement(run_directory: Path) -> Agreement:
+    """Return the agreement that the sites of a simulated run pinned.
+
+    Raises:
+        ConfigurationError: The directory holds no run that got as far.
+    """
+    for path in sorted((run_directory / SITES).glob(f"*/{AGREEMENT}")):
+        return Agreement.from_bytes(path.read_bytes())
+    raise ConfigurationError(f"{run_directory} holds no run that got as far as an agreement")
+
+
+def run_learners(run_directory: Path, agreement: Agreement) -> dict[str, Learner]:
+    """Return each simulated site's learning, from the table in its vault."""
+    return {
+        card.name: Learner(
+            terms=agreement.terms,
+            parameters=agreement.parameters,
+            table=read_table(run_directory / SITES / card.name / TABLE, agreement.terms.data),
+            site=card.name,
+        )
+        for card in agreement.roster
+    }
 
 
 class PlainSite:
@@ -53,30 +79,18 @@ class PlainSite:
         return Message(RecordDict({SUMS: ArrayRecord({CONTRIBUTION: Array(packed)})}), reply_to=message)
 
 
-def plaintext_model(config: ExperimentConfig, run_directory: Path) -> Values:
+def plaintext_model(run_directory: Path) -> Values:
     """Return the plaintext twin's final model.
 
     Args:
-        config: The run's configuration.
-        run_directory: Directory of the finished run; tables and cohorts come from there.
+        run_directory: Directory of the finished run; agreement, tables and cohorts come from there.
 
     Returns:
         float64, shape (parameters,), in the order of the model's tensors.
     """
-    directories = sorted(path for path in (run_directory / "sites").iterdir() if path.is_dir())
-    agreement = Agreement.from_bytes((directories[0] / AGREEMENT).read_bytes())
-    sites = {
-        position: PlainSite(
-            agreement,
-            Learner(
-                terms=config.terms,
-                parameters=agreement.parameters,
-                table=read_table(directory / TABLE, config.data),
-                site=directory.name,
-            ),
-        )
-        for position, directory in enumerate(directories)
-    }
+    agreement = run_agreement(run_directory)
+    learners = run_learners(run_directory, agreement)
+    sites = {agreement.position(name): PlainSite(agreement, learner) for name, learner in learners.items()}
     app = ClientApp()
 
     @app.train()
@@ -85,7 +99,13 @@ def plaintext_model(config: ExperimentConfig, run_directory: Path) -> Values:
 
     grid = InProcessGrid(app, {position: {} for position in sites}, {})
     strategy = PlainFedAvg(_cohorts(run_directory, agreement))
-    result = strategy.start(grid, ArrayRecord(), num_rounds=agreement.last_round + 1)
+    flower_log = logging.getLogger("flwr")
+    level = flower_log.level
+    flower_log.setLevel(logging.WARNING)  # thirty lines about a run that is not the person's
+    try:
+        result = strategy.start(grid, ArrayRecord(), num_rounds=agreement.last_round + 1)
+    finally:
+        flower_log.setLevel(level)
     (last_sum,) = (array.numpy() for array in result.arrays.values())
     return sites[0].apply(last_sum, agreement.last_round).model
 

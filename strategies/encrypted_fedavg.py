@@ -81,10 +81,9 @@ class EncryptedFedAvg(Strategy):
         self._round_started = 0.0
 
     def summary(self) -> None:
-        """Record what is about to run."""
-        self._journal.event("started", rounds=self._terms.training.rounds, sites=self._sites)
+        """Say nothing here: Flower asks when the run is well under way, and `start` has recorded it."""
 
-    def start(  # noqa: PLR0913 - Flower's signature
+    def start(  # noqa: PLR0917 - Flower's signature
         self,
         grid: Grid,
         initial_arrays: ArrayRecord,
@@ -113,6 +112,7 @@ class EncryptedFedAvg(Strategy):
             RunPausedError: An update did not come.
         """
         del initial_arrays, timeout
+        self._journal.event("started", rounds=self._terms.training.rounds, sites=self._sites)
         self._grid = StreamingGrid(grid)
         self._run = open_run(
             self._grid,
@@ -214,7 +214,7 @@ class EncryptedFedAvg(Strategy):
         del server_round
         for _ in replies:
             pass
-        return None  # noqa: RET501 - Flower's contract is a value or None
+        return None
 
     def _sum_round(self, round_number: int) -> ArrayRecord:
         messages = self.configure_train(round_number, ArrayRecord(), ConfigRecord(), self._grid)
@@ -240,7 +240,7 @@ class EncryptedFedAvg(Strategy):
                     round_number=round_number,
                 )
                 if run.nodes.get(note.site) != node:
-                    raise SiteMismatchError("site of this node", expected=run.nodes.get(note.site), got=node)  # noqa: TRY301 - one handler for all
+                    raise SiteMismatchError("site of this node", expected=run.nodes.get(note.site), got=node)
             except ProtocolError as error:
                 self._journal.event("refused", node=str(node), round=round_number, reason=str(error))
                 continue
@@ -279,8 +279,8 @@ class EncryptedFedAvg(Strategy):
     def _pause(self, round_number: int, missing: Cohort) -> None:
         names = ", ".join(self._names(missing))
         reason = (
-            f"round {round_number} waits for the updates of {names}: masks of a named cohort cancel only when all of it "
-            "has uploaded, and no site uploads twice for one state. The run's directory is intact."
+            f"round {round_number} waits for the updates of {names}: masks of a named cohort cancel only when all of "
+            "it has uploaded, and no site uploads twice for one state. The run's directory is intact."
         )
         self._journal.event("paused", round=round_number, missing=self._names(missing), reason=reason)
         raise RunPausedError(reason)

@@ -81,4 +81,4 @@ class PlainFedAvg(Strategy):
         del server_round
         for _ in replies:
             pass
-        return None  # noqa: RET501 - Flower's contract is a value or None
+        return None

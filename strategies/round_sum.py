@@ -63,7 +63,7 @@ class RoundSum:
             CohortIncompleteError: A site is missing, so the masks do not cancel; names the missing sites.
         """
         if self.missing:
-            raise CohortIncompleteError("updates in the sum", expected=self._terms.cohort, got=tuple(self._proofs))
+            raise CohortIncompleteError("sites missing from the sum", expected="none", got=self.missing)
         return EncryptedAggregate(
             round=self._terms.round,
             residues=self._residues.reduce(),

@@ -19,7 +19,8 @@ import pytest
 with warnings.catch_warnings():
     # Flower's own imports: the typer that it pins takes from click what click has deprecated since
     warnings.filterwarnings("ignore", message="'click.utils", category=DeprecationWarning)
-    from flwr.app import Message
+    from flwr.app import ArrayRecord, Message
+    from flwr.serverapp.strategy import Result
 
 from clients.app import app
 from clients.membership import Membership
@@ -35,6 +36,8 @@ from protocol.notes import NoteKind, SiteNote, UploadCall
 from protocol.rounds import RoundTerms
 from protocol.terms import DataTerms, FeatureTerms, TrainingTerms
 from scripts.in_process import InProcessGrid
+from server.record import RunRecord
+from strategies.encrypted_fedavg import EncryptedFedAvg
 from strategies.round_sum import RoundSum
 
 # the fixed consortium of the golden files, and ways to harm a message, are modules that tests import by name
@@ -280,3 +283,22 @@ def grid_of(monkeypatch) -> Callable[..., TestGrid]:
         return TestGrid(federation, interfere, [100 + site for site in federation.everyone] if nodes is None else nodes)
 
     return make
+
+
+@pytest.fixture
+def run(grid_of) -> Callable[..., Result]:
+    """Run a whole federation through the real strategy; the provider's record is below `provider/`."""
+
+    def start(federation: Federation, interfere: Interfere = lambda reply: reply, *, nodes=None, wrap=lambda grid: grid):
+        strategy = EncryptedFedAvg(
+            terms=federation.experiment.terms,
+            sites=len(federation.everyone),
+            join_seconds=0.0,
+            ready_seconds=0.1,
+            upload_seconds=0.1,
+            journal=RunRecord(federation.directory / "provider"),
+        )
+        grid = wrap(grid_of(federation, interfere, nodes=nodes))
+        return strategy.start(grid, ArrayRecord(), num_rounds=federation.experiment.strategy.rounds)
+
+    return start

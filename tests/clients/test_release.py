@@ -353,4 +353,3 @@ def test_after_too_many_refusals_not_even_the_right_sum_is_tried(delivered, decr
             deliver(delivered, 1, data)
     assert decryptions == []
     deliver(delivered, 2, right)
-

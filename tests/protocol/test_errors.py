@@ -8,11 +8,7 @@ import pytest
 from protocol import errors
 from protocol.errors import ConfigurationError, FederationError, ProtocolError
 
-CLASSES = [
-    value
-    for value in vars(errors).values()
-    if inspect.isclass(value) and issubclass(value, Exception)
-]
+CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, Exception)]
 PROTOCOL_ERRORS = [error for error in CLASSES if issubclass(error, ProtocolError)]
 
 

@@ -73,7 +73,9 @@ def test_the_stream_goes_on_until_enough_words_were_kept(count):
 def test_masks_are_uniform(bits, kept_bits):
     bins = 1 << 10
     residues = uniform_residues(KEY, count=1 << 20, modulus=MODULUS[bits], bits=bits).astype(np.uint64)
-    places = residues * np.uint64(bins) // np.uint64(MODULUS[bits]) if kept_bits == "high" else residues % np.uint64(bins)
+    places = (
+        residues * np.uint64(bins) // np.uint64(MODULUS[bits]) if kept_bits == "high" else residues % np.uint64(bins)
+    )
 
     observed = np.bincount(places.astype(np.int64), minlength=bins)
 

@@ -127,14 +127,18 @@ def test_the_plans_of_an_agreement_hold_the_fields_of_each_round(modulus_bits):
 
     assert sizes[RoundKind.STATISTICS] == {"records": 1, "present": 1, "sums": 1, "squares": 1}
     assert sizes[RoundKind.EVALUATE] == METRIC_FIELDS
-    assert sizes[RoundKind.TRAIN] == {
-        "layers.0.weight": 3,
-        "layers.0.bias": 3,
-        "layers.1.weight": 3,
-        "layers.1.bias": 1,
-        "weight": 1,
-        "clipped": 1,
-    } | METRIC_FIELDS
+    assert (
+        sizes[RoundKind.TRAIN]
+        == {
+            "layers.0.weight": 3,
+            "layers.0.bias": 3,
+            "layers.1.weight": 3,
+            "layers.1.bias": 1,
+            "weight": 1,
+            "clipped": 1,
+        }
+        | METRIC_FIELDS
+    )
 
 
 @given(

@@ -58,8 +58,17 @@ def test_each_modulus_is_the_largest_prime_of_its_length_that_is_1_mod_2n(degree
 @pytest.mark.parametrize("degree", [2048, 4096])
 @pytest.mark.parametrize(
     ("modulus_bits", "sites", "value_bits"),
-    [(32, 4, 23), (32, 16, 21), (32, 128, 18), (40, 4, 31), (40, 16, 29), (40, 128, 26)]
-    + [(24, 4, 15), (24, 16, 13), (24, 128, 10)],
+    [
+        (32, 4, 23),
+        (32, 16, 21),
+        (32, 128, 18),
+        (40, 4, 31),
+        (40, 16, 29),
+        (40, 128, 26),
+        (24, 4, 15),
+        (24, 16, 13),
+        (24, 128, 10),
+    ],
 )
 def test_exact_bits_are_those_of_the_design(degree, modulus_bits, sites, value_bits):
     parameters = CkksParameters(ring_degree=degree, modulus_bits=modulus_bits, sites=sites)
@@ -69,7 +78,9 @@ def test_exact_bits_are_those_of_the_design(degree, modulus_bits, sites, value_b
 
 @pytest.mark.parametrize(("value_bits", "expected"), [(13, 3.02), (21, 4.02), (29, 5.02)])
 def test_bytes_per_value_of_a_large_model_are_those_of_the_design(value_bits, expected):
-    assert advise(sites=16, value_bits=value_bits, values=4096 * 256).up_bytes_per_value == pytest.approx(expected, abs=5e-3)
+    assert advise(sites=16, value_bits=value_bits, values=4096 * 256).up_bytes_per_value == pytest.approx(
+        expected, abs=5e-3
+    )
 
 
 def test_the_largest_noise_of_a_sum_never_reaches_half_a_step():
@@ -137,9 +148,7 @@ def test_predicted_bytes_are_those_of_a_real_update(modulus_bits, hidden):
     assert advice.up_bytes == len(pack_residues(update.residues, parameters.residue_bytes)) + len(update.proof.seeds)
 
 
-@given(
-    sites=st.integers(MIN_SITES, MAX_SITES), value_bits=st.integers(8, 26), values=st.integers(1, 100_000)
-)
+@given(sites=st.integers(MIN_SITES, MAX_SITES), value_bits=st.integers(8, 26), values=st.integers(1, 100_000))
 def test_no_other_set_with_enough_bits_moves_fewer_bytes(sites, value_bits, values):
     advice = advise(sites=sites, value_bits=value_bits, values=values)
 

@@ -25,7 +25,8 @@ def as_residues(rows, bits):
 
 
 @pytest.mark.parametrize(
-    ("bits", "expected"), [(24, "010000030201fffefd"), (32, "0100000003020100fffefd00"), (40, "01000000000302010000fffefd0000")]
+    ("bits", "expected"),
+    [(24, "010000030201fffefd"), (32, "0100000003020100fffefd00"), (40, "01000000000302010000fffefd0000")],
 )
 def test_words_are_little_endian_and_as_wide_as_the_modulus(bits, expected):
     residues = as_residues([[1, 0x010203, 0xFDFEFF]], bits)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from consortium import fixed_bytes
 from hypothesis import given
 from hypothesis import strategies as st

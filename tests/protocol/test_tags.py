@@ -46,9 +46,10 @@ def test_vectors_are_different_stretches_of_one_stream(parameters):
     count = tag_vector_count(parameters) * 2 * parameters.ring_degree
 
     assert [vector.shape for vector in vectors] == [(2, parameters.ring_degree)] * tag_vector_count(parameters)
-    assert np.concatenate(vectors).reshape(-1).tolist() == uniform_residues(
-        KEY, count=count, modulus=parameters.modulus, bits=parameters.modulus_bits
-    ).tolist()
+    assert (
+        np.concatenate(vectors).reshape(-1).tolist()
+        == uniform_residues(KEY, count=count, modulus=parameters.modulus, bits=parameters.modulus_bits).tolist()
+    )
 
 
 @every_set
@@ -124,7 +125,9 @@ def test_another_key_gives_another_tag(parameters):
     assert len(tags) == 4
 
 
-@pytest.mark.parametrize(("bits", "expected"), [(24, "d937e8ad92c3265c"), (32, "a5a990acd509749c"), (40, "d0387b77c4dcac48")])
+@pytest.mark.parametrize(
+    ("bits", "expected"), [(24, "d937e8ad92c3265c"), (32, "a5a990acd509749c"), (40, "d0387b77c4dcac48")]
+)
 def test_vectors_and_tags_are_fixed_for_ever(bits, expected):
     parameters = CkksParameters(ring_degree=4096, modulus_bits=bits, sites=4)
     vectors = tag_vectors(KEY, parameters, 1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import FederationError, RunPausedError
+from protocol.errors import FederationError, RunFailedError, RunPausedError
 from scripts.events import EventTail, Outcome, RoundEvent, RunStatus, check_completed, outcome_from_events, read_events
 
 FINISHED = {"event": "finished", "time": 9.0, "states_identical": True}
@@ -65,9 +65,9 @@ def test_a_round_event_is_read_with_all_its_fields() -> None:
     ("last", "status", "error"),
     [
         ({"event": "paused", "reason": "no upload by b"}, RunStatus.PAUSED, RunPausedError),
-        ({"event": "failed", "reason": "refused"}, RunStatus.FAILED, FederationError),
-        ({"event": "finished", "states_identical": False}, RunStatus.FAILED, FederationError),
-        ({"event": "opened"}, RunStatus.INCOMPLETE, FederationError),
+        ({"event": "failed", "reason": "refused"}, RunStatus.FAILED, RunFailedError),
+        ({"event": "finished", "states_identical": False}, RunStatus.FAILED, RunFailedError),
+        ({"event": "opened"}, RunStatus.INCOMPLETE, RunFailedError),
     ],
 )
 def test_only_a_finished_run_has_completed(

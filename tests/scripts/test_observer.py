@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from clients.membership import AGREEMENT
-from conf import ExperimentConfig, compose
+from clients.membership import AGREEMENT, TABLE
+from clients.table import Table, write_table
+from conf import compose
 from protocol.agreement import Agreement, SiteCard
 from protocol.errors import ConfigurationError, MalformedError
 from protocol.packing import RoundKind
@@ -38,7 +39,16 @@ def run_directory(tmp_path: Path, agreement: Agreement) -> Path:
     write_site(tmp_path, "site-c", "1,0.6,0.7\n1,0.2,0.3\n", factor=3, auc=None)
     for name in SITES:
         (tmp_path / "sites" / name / AGREEMENT).write_bytes(agreement.to_bytes())
+        save_table(tmp_path / "sites" / name / TABLE, agreement)
     return tmp_path
+
+
+def save_table(path: Path, agreement: Agreement) -> None:
+    """Write six patients whose first feature is high exactly if they are ill, and nothing else is known."""
+    labels = np.array([0, 1, 0, 1, 0, 1], dtype=np.int8)
+    features = np.full((6, len(agreement.terms.data.features)), np.nan)
+    features[:, 0] = labels
+    write_table(path, Table(features=features, labels=labels), agreement.terms.data)
 
 
 def write_events(home: Path, events: list[dict[str, Any]]) -> None:
@@ -82,6 +92,7 @@ def write_site(run_directory: Path, name: str, scores: str, *, factor: int, auc:
     ]
     write_events(home, events)
     save_model(home, MODEL, factor)
+    save_local_model(home, slope=-1 if name == "site-b" else 1)
 
 
 def save_model(home: Path, model: np.ndarray, own: int) -> None:
@@ -89,6 +100,23 @@ def save_model(home: Path, model: np.ndarray, own: int) -> None:
     save_file(
         {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, home / "models/last.safetensors"
     )
+
+
+def save_local_model(home: Path, slope: int) -> None:
+    """Write a model that looks at the first feature alone."""
+    tensors = {"layers.0.weight": slope * np.eye(1, 30), "layers.0.bias": np.zeros(1)}
+    common = {"standardisation.mean": np.zeros(30), "standardisation.deviation": np.ones(30)}
+    save_file(tensors | common, home / "models/local.safetensors")
+
+
+def test_a_local_model_is_also_judged_on_everybodys_patients(run_directory: Path) -> None:
+    results = summarise(run_directory, verify=False).results
+    assert {name: result.local_everywhere.auc for name, result in results.items()} == {
+        "site-a": 1.0,
+        "site-b": 0.0,
+        "site-c": 1.0,
+    }
+    assert results["site-a"].local_everywhere.n == 6  # two held out at each of three sites
 
 
 def test_the_summary_has_the_numbers_of_the_run(run_directory: Path, agreement: Agreement) -> None:
@@ -110,6 +138,7 @@ def test_the_summary_has_the_numbers_of_the_run(run_directory: Path, agreement: 
 def test_site_metrics_are_the_sites_own(run_directory: Path) -> None:
     metrics = summarise(run_directory, verify=False).as_json()["metrics"]["sites"]
     assert list(metrics) == list(SITES)
+    del metrics["site-b"]["local_everywhere"]
     assert metrics["site-b"] == {
         "records": {"train": 20, "test": 2},
         "local": {"auc": 0.5, "accuracy": 0.5, "brier": 0.25, "n": 2},
@@ -144,11 +173,11 @@ def test_a_model_that_differs_in_one_bit_is_seen(run_directory: Path) -> None:
 def test_the_largest_difference_from_the_plaintext_twin_is_told(
     run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shifted(config: ExperimentConfig, directory: Path) -> np.ndarray:
-        assert (config.strategy.rounds, config.federation.sites, directory) == (2, 3, run_directory)
+    def shifted(directory: Path) -> np.ndarray:
+        assert directory == run_directory
         return MODEL + np.where(np.arange(31) == 30, -0.25, 0.125)
 
-    monkeypatch.setattr("scripts.twin.plaintext_model", shifted)
+    monkeypatch.setattr("scripts.observer.plaintext_model", shifted)
     assert summarise(run_directory, verify=True).checks.max_abs_difference_from_plaintext == 0.25
 
 

@@ -20,12 +20,16 @@ SUMMARY = Summary(
     pooled=Comparison(local=LOCAL, federated=FEDERATED),
     results={
         "hospital-01": SiteResult(
-            train_records=90, test_records=30, scores=Comparison(local=LOCAL, federated=FEDERATED)
+            train_records=90,
+            test_records=30,
+            scores=Comparison(local=LOCAL, federated=FEDERATED),
+            local_everywhere=replace(LOCAL, auc=0.71875),
         ),
         "hospital-02": SiteResult(
             train_records=30,
             test_records=10,
             scores=Comparison(local=replace(LOCAL, auc=None), federated=replace(FEDERATED, auc=None)),
+            local_everywhere=replace(LOCAL, auc=0.5),
         ),
     },
     traffic=Traffic(
@@ -48,8 +52,8 @@ def printed(summary: Summary, width: int = 200) -> str:
 
 def test_each_site_and_all_together_have_a_row() -> None:
     rows = [line.split() for line in printed(SUMMARY).splitlines()]
-    assert ["hospital-01", "90/30", "0.812", "0.750", "0.200", "0.969", "0.900", "0.050"] in rows
-    assert ["hospital-02", "30/10", "-", "0.750", "0.200", "-", "0.900", "0.050"] in rows
+    assert ["hospital-01", "90/30", "0.812", "0.750", "0.200", "0.969", "0.900", "0.050", "0.719"] in rows
+    assert ["hospital-02", "30/10", "-", "0.750", "0.200", "-", "0.900", "0.050", "0.500"] in rows
     assert "all have the same label" in printed(SUMMARY)
     assert ["all", "120/40", "0.812", "0.750", "0.200", "0.969", "0.900", "0.050"] in rows
 

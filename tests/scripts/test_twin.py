@@ -1,0 +1,82 @@
+"""The plaintext twin ends in the encrypted run's model, bit for bit, whoever was in which cohort."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from protocol.envelope import Request, pack_refusal
+from protocol.errors import CohortIncompleteError
+from scripts.twin import plaintext_model
+
+
+def final_models(federation):
+    models = []
+    for position in federation.everyone:
+        tensors = load_file(federation.vault(position).path("models/last.safetensors"))
+        models.append(np.concatenate([tensors["layers.0.weight"].ravel(), tensors["layers.0.bias"].ravel()]))
+    return models
+
+
+def test_the_twin_ends_in_the_same_model(run, founded):
+    run(founded)
+
+    twin = plaintext_model(founded.directory)
+
+    assert twin.dtype == np.float64
+    assert all(np.array_equal(model, twin) for model in final_models(founded))
+
+
+def test_the_twin_follows_the_run_s_cohorts(run, founded):
+    prepared = []
+
+    def refuse_round_1(reply):
+        if (reply.metadata.message_type, reply.metadata.src_node_id) == (str(Request.PREPARE), 102):
+            prepared.append(reply)
+            if len(prepared) == 2:
+                reply.content = pack_refusal()
+        return reply
+
+    run(founded, refuse_round_1)
+    with_its_cohorts = plaintext_model(founded.directory)
+    events = founded.directory / "provider" / "events.jsonl"
+    everybody = json.dumps([f"hospital-{number}" for number in range(1, 5)], separators=(",", ":"))
+    text = events.read_text()
+    assert text.count(f'"cohort":{everybody}') == 3
+    events.write_text(text.replace('"cohort":["hospital-1","hospital-2","hospital-4"]', f'"cohort":{everybody}'))
+
+    assert all(np.array_equal(model, with_its_cohorts) for model in final_models(founded))
+    assert not np.array_equal(plaintext_model(founded.directory), with_its_cohorts)
+
+
+def test_one_changed_cell_changes_the_twin(run, founded):
+    run(founded)
+    twin = plaintext_model(founded.directory)
+    table = founded.vault(3).path("data.csv")
+    header, first, *rest = table.read_text().splitlines(keepends=True)
+    cells = first.split(",")
+    table.write_text("".join([header, ",".join([str(float(cells[0]) + 1), *cells[1:]]), *rest]))
+
+    assert not np.array_equal(plaintext_model(founded.directory), twin)
+
+
+def test_flower_s_log_is_as_loud_after_the_twin_as_before(run, founded):
+    run(founded)
+    log = logging.getLogger("flwr")
+    before = log.level
+
+    plaintext_model(founded.directory)
+
+    assert log.level == before
+
+
+def test_a_run_that_did_not_finish_has_no_twin(founded):
+    (founded.directory / "provider").mkdir()
+    (founded.directory / "provider" / "events.jsonl").write_text('{"event":"started"}\n')
+
+    with pytest.raises((CohortIncompleteError, IndexError)):
+        plaintext_model(founded.directory)

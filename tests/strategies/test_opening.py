@@ -1,0 +1,207 @@
+"""The provider opens a run: it finds the sites, and carries what it cannot read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from flwr.app import Error, Message
+
+from clients.keys import EpochKeys
+from clients.run_files import RunFiles
+from protocol.envelope import Request, pack_envelope, pack_list, pack_refusal, unpack_envelope
+from protocol.errors import AgreementMismatchError, CohortError, LengthError
+from strategies.opening import answers, make_request, open_run
+
+RUN = bytes(range(16))
+
+
+class Journal:
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def event(self, name, **fields):
+        self.events.append((name, fields))
+
+    def named(self, name):
+        return [fields for event, fields in self.events if event == name]
+
+
+@pytest.fixture
+def journal():
+    return Journal()
+
+
+@pytest.fixture
+def open_(founded, grid_of, journal):
+    def open_over(interfere=lambda reply: reply, *, nodes=None, terms=None, sites=None):
+        return open_run(
+            grid_of(founded, interfere, nodes=nodes),
+            run=RUN,
+            terms=terms or founded.experiment.terms,
+            sites=len(founded.everyone) if sites is None else sites,
+            join_seconds=0.0,
+            answer_seconds=0.1,
+            journal=journal,
+        )
+
+    return open_over
+
+
+def replacing(node, request, content):
+    """Replace one node's reply to one request; None loses it."""
+
+    def interfere(reply):
+        if (reply.metadata.src_node_id, reply.metadata.message_type) != (node, str(request)):
+            return reply
+        if content is None:
+            return None
+        reply.content = content(reply) if callable(content) else content
+        return reply
+
+    return interfere
+
+
+def test_all_sites_end_up_with_one_secret_that_the_provider_has_not_seen(open_, founded, journal):
+    opened = open_()
+
+    assert opened.session.sites == (0, 1, 2, 3)
+    assert opened.nodes == {0: 100, 1: 101, 2: 102, 3: 103}
+    assert opened.agreement.digest == founded.agreement.digest
+    secrets = {RunFiles(founded.vault(site), RUN).epoch()[1].reveal() for site in founded.everyone}
+    assert len(secrets) == 1
+    assert [name for name, _ in journal.events] == ["joined", "opened"]
+    assert journal.named("opened") == [{"sites": 4}]
+
+
+def test_nodes_may_come_in_any_order(open_):
+    opened = open_(nodes=[103, 100, 102, 101])
+
+    assert opened.session.sites == (0, 1, 2, 3)
+    assert opened.nodes == {0: 100, 1: 101, 2: 102, 3: 103}
+
+
+def test_the_smallest_cohort_is_enough(open_):
+    assert open_(nodes=[101, 102, 103]).session.sites == (1, 2, 3)
+
+
+def test_with_fewer_nodes_than_the_smallest_cohort_it_says_so(open_, founded):
+    with pytest.raises(CohortError, match="smallest cohort.*expected at least 3, got 2"):
+        open_(nodes=[100, 101])
+    assert not founded.vault(0).path("runs").exists()
+
+
+def test_a_site_that_refuses_is_left_out_and_recorded(open_, journal):
+    opened = open_(replacing(102, Request.ANNOUNCE, pack_refusal()))
+
+    assert opened.session.sites == (0, 1, 3)
+    assert journal.named("refused-by-site") == [{"node": "102", "request": "query.announce"}]
+
+
+def test_a_site_that_does_not_answer_is_left_out(open_):
+    assert open_(replacing(100, Request.ANNOUNCE, None)).session.sites == (1, 2, 3)
+
+
+def test_a_node_whose_app_fails_is_left_out_and_recorded(open_, journal):
+    def fail(reply):
+        if (reply.metadata.src_node_id, reply.metadata.message_type) != (101, str(Request.ANNOUNCE)):
+            return reply
+        return Message(Error(code=3, reason="something"), reply_to=make_request(Request.ANNOUNCE, 101, run=RUN))
+
+    assert open_(fail).session.sites == (0, 2, 3)
+    assert journal.named("no-answer") == [{"node": "101", "code": 3}]
+
+
+def test_too_few_answers_are_no_cohort(open_):
+    def lose_two(reply):
+        return None if reply.metadata.src_node_id in (100, 101) else reply
+
+    with pytest.raises(CohortError, match="at least 3, got 2"):
+        open_(lose_two)
+
+
+def test_no_answer_at_all_is_no_cohort(open_):
+    with pytest.raises(CohortError, match="got 0"):
+        open_(lambda reply: None)
+
+
+def altered_card(reply):
+    parts = unpack_envelope(reply.content, ["card", "agreement"])
+    return pack_envelope({**parts, "card": parts["card"][:-1] + bytes([parts["card"][-1] ^ 1])})
+
+
+def test_a_card_that_its_site_did_not_sign_is_left_out(open_, journal):
+    opened = open_(replacing(103, Request.ANNOUNCE, altered_card))
+
+    assert opened.session.sites == (0, 1, 2)
+    assert "signature" in journal.named("refused")[0]["reason"]
+
+
+def test_the_agreement_that_most_sites_present_is_taken(open_, founded):
+    other = replace(founded.agreement, code_digest="0" * 64)
+
+    def with_other_agreement(reply):
+        return pack_envelope({**unpack_envelope(reply.content, ["card", "agreement"]), "agreement": other.to_bytes()})
+
+    assert open_(replacing(103, Request.ANNOUNCE, with_other_agreement)).agreement.digest == founded.agreement.digest
+
+
+def test_one_site_s_card_from_two_nodes_counts_once(open_):
+    cards = {}
+
+    def copy_node_0(reply):
+        if reply.metadata.message_type == str(Request.ANNOUNCE):
+            cards.setdefault("first", reply.content)
+            if reply.metadata.src_node_id == 101:
+                reply.content = cards["first"]
+        return reply
+
+    opened = open_(copy_node_0)
+    assert opened.session.sites == (0, 2, 3)
+    assert opened.nodes[0] == 100
+
+
+def test_sites_under_other_terms_than_the_run_s_are_not_opened(open_, founded):
+    terms = founded.experiment.terms
+    other = replace(terms, training=replace(terms.training, rounds=5))
+
+    with pytest.raises(AgreementMismatchError):
+        open_(terms=other)
+
+
+def test_without_the_steward_s_answer_there_is_no_run(open_):
+    with pytest.raises(CohortError, match="steward"):
+        open_(replacing(100, Request.ENTRUST, None))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_steward_that_seals_for_too_few_is_refused(open_, count):
+    with pytest.raises(LengthError):
+        open_(replacing(100, Request.ENTRUST, pack_envelope({"secrets": pack_list([b"sealed"] * count)})))
+
+
+def test_a_site_that_cannot_open_its_secret_is_seen_in_the_record(open_, founded, journal):
+    def planted(reply):
+        return pack_envelope({"secrets": pack_list([EpochKeys.draw().reveal()] * 3)})
+
+    open_(replacing(100, Request.ENTRUST, planted))
+
+    assert journal.named("opened") == [{"sites": 1}]
+    assert len(journal.named("refused-by-site")) == 3
+    assert RunFiles(founded.vault(1), RUN).session() is None
+
+
+def test_a_reply_that_is_none_of_ours_is_recorded_and_passed_over(open_, journal):
+    opened = open_(replacing(103, Request.ANNOUNCE, pack_envelope({"something": b"else"})))
+
+    assert opened.session.sites == (0, 1, 2)
+    assert "message parts" in journal.named("refused")[0]["reason"]
+
+
+def test_good_answers_come_with_their_node(open_, founded, grid_of, journal):
+    grid = grid_of(founded)
+    replies = grid.send_and_receive([make_request(Request.ANNOUNCE, node, run=RUN) for node in (103, 101)])
+
+    assert [node for node, _ in answers(replies, "card", "agreement", journal=journal)] == [103, 101]

@@ -22,6 +22,8 @@ from clients.table import Values
 
 MODELS: Final = "models"
 METRICS: Final = "metrics.jsonl"
+MODEL_FORMAT: Final = "cipherward.model/1"
+"""The metadata entry of a model's file; its value says in JSON what the model was made for."""
 
 
 class Results:
@@ -94,13 +96,14 @@ class Results:
             "standardisation.mean": standardisation.mean,
             "standardisation.deviation": standardisation.deviation,
         }
-        metadata = {
-            "format": "cipherward.model/1",
+        description = {
             "data": data.name,
             "label": data.label,
-            "features": json.dumps([feature.name for feature in data.features]),
-            "model": json.dumps({"kind": model.kind, "hidden": list(model.hidden)}),
+            "features": [feature.name for feature in data.features],
+            "model": {"kind": model.kind, "hidden": list(model.hidden)},
         }
+        # one entry: safetensors writes several in no fixed order, and equal models are to be equal files
+        metadata = {MODEL_FORMAT: json.dumps(description)}
         contiguous = {tensor: np.ascontiguousarray(array) for tensor, array in tensors.items()}
         self._vault.write(_model_path(name), save(contiguous, metadata), is_durable=False)
 

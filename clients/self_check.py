@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from clients.ckks import KEY_SEED_BYTES, Decryptor, Encryptor, SecretKey
-from protocol.errors import BackendError, ResidualError
+from protocol.errors import BackendError, ResidualError, ResidueRangeError
 from protocol.packing import Integers
 from protocol.parameters import SEED_BYTES, CkksParameters
 from protocol.residues import ResidueSum, check_residues
@@ -36,17 +36,17 @@ def check_backend(parameters: CkksParameters) -> None:
     updates = [encryptor.encrypt(patterns) for _ in range(2)]
     if np.array_equal(updates[0][0], updates[1][0]) or updates[0][1] == updates[1][1]:
         raise BackendError(f"SEAL encrypts the same values to the same ciphertext; {_PINNED}")
-    for residues, seeds in updates:
-        check_residues(residues, parameters.modulus)
-        if len(set(_split(seeds))) != len(patterns):
-            raise BackendError(f"SEAL repeats the seeds of ciphertexts; {_PINNED}")
-        total.add(residues)
+    if any(len(set(_split(seeds))) != len(patterns) for _, seeds in updates):
+        raise BackendError(f"SEAL repeats the seeds of ciphertexts; {_PINNED}")
     try:
+        for residues, _ in updates:
+            check_residues(residues, parameters.modulus)
+            total.add(residues)
         exact = Decryptor(twin).decrypt(total.reduce(), [seeds for _, seeds in updates])
     except ResidualError as error:
         raise BackendError(f"SEAL's noise is larger than expected ({error}); {_PINNED}") from None
-    except RuntimeError as error:  # what SEAL raises
-        raise BackendError(f"SEAL does not load the ciphertexts that are built for it ({error}); {_PINNED}") from None
+    except (ResidueRangeError, RuntimeError) as error:  # the latter is what SEAL raises
+        raise BackendError(f"SEAL lays ciphertexts out in another way ({error}); {_PINNED}") from None
     if not np.array_equal(exact, 2 * patterns):
         raise BackendError(f"a sum of two known ciphertexts decrypts to something else; {_PINNED}")
 

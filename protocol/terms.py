@@ -134,7 +134,7 @@ class TrainingTerms:
     weight_decay: float = 0.01
     proximal: float = 0.0
     clip: float = 4.0
-    seed: int = 42
+    seed: int = 76
 
     def __post_init__(self) -> None:
         check_range("strategy.rounds", self.rounds, 1, MAX_ROUNDS)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from scripts.events import Outcome
@@ -150,9 +151,24 @@ class Summary:
     crypto: Crypto
     checks: Checks
 
+    @property
+    def typical_local(self) -> Scores | None:
+        """What a typical site reaches alone: medians over sites, each judged on all sites' held-out patients."""
+        alone = [result.local_everywhere for result in self.results.values()]
+        if not alone:
+            return None
+        known = [scores.auc for scores in alone if scores.auc is not None]
+        return Scores(
+            auc=median(known) if known else None,
+            accuracy=median(scores.accuracy for scores in alone),
+            brier=median(scores.brier for scores in alone),
+            n=alone[0].n,
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return the summary as nested objects of plain values."""
         pooled = self.pooled
+        typical = self.typical_local
         return {
             "status": self.outcome.status.value,
             "reason": self.outcome.reason,
@@ -162,6 +178,7 @@ class Summary:
             "metrics": {
                 "global": asdict(pooled.federated) if pooled else None,
                 "global_local": asdict(pooled.local) if pooled else None,
+                "typical_local": asdict(typical) if typical else None,
                 "sites": {
                     name: {
                         "records": {"train": result.train_records, "test": result.test_records},

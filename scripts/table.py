@@ -6,6 +6,7 @@ Trust: runs at the simulation's observer.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from rich import box
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from scripts.events import RunStatus
-from scripts.summary import Comparison, Scores, Summary
+from scripts.summary import Scores, Summary
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -27,37 +28,38 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 
 def _site_table(summary: Summary) -> Table:
-    title = "Held-out patients, scored by each site's own model and by the shared one"
+    title = "Models trained alone and the shared model, on held-out patients"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_edge=False, pad_edge=False)
     table.add_column("site", no_wrap=True)
     table.add_column("train/\ntest", justify="right", no_wrap=True)
-    for model in ("alone", "shared"):
-        for measure in ("AUC", "acc.", "Brier"):
-            table.add_column(f"{model}\n{measure}", justify="right")
-    table.add_column("alone\nAUC*", justify="right")
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right")
     for name, result in summary.results.items():
-        patients = f"{result.train_records}/{result.test_records}"
-        table.add_row(name, patients, *_cells(result.scores), _measures(result.local_everywhere)[0])
-    if summary.pooled:
+        own = [_auc(result.scores.local), _auc(result.scores.federated)]
+        everywhere = _measures(result.local_everywhere)
+        table.add_row(name, f"{result.train_records}/{result.test_records}", *own, *everywhere)
+    if summary.pooled and summary.typical_local:
         table.add_section()
+        table.add_row("alone, median", "", "", "", *_measures(summary.typical_local))
         train = sum(result.train_records for result in summary.results.values())
-        table.add_row("all", f"{train}/{summary.pooled.federated.n}", *_cells(summary.pooled), style="bold")
-    notes = ["* of the model trained alone, on the held-out patients of all sites"]
+        shared = summary.pooled.federated
+        table.add_row("shared model", f"{train}/{shared.n}", "", "", *_measures(shared), style="bold")
     if any(result.scores.federated.auc is None for result in summary.results.values()):
-        notes.append("- no AUC: this site's held-out patients all have the same label")
-    table.caption = "\n".join(notes)
-    table.caption_justify = "left"
+        table.caption = "- no AUC: all of this site's held-out patients have the same label"
+        table.caption_justify = "left"
     return table
 
 
-def _cells(scores: Comparison) -> Iterator[str]:
-    for measured in (scores.local, scores.federated):
-        yield from _measures(measured)
+_HEADINGS: Final = ("own AUC\nalone", "own AUC\nshared", "all sites\nAUC", "all sites\naccuracy", "all sites\nBrier")
+"""Each site's own held-out patients, then all sites' together."""
+
+
+def _auc(scores: Scores) -> str:
+    return "-" if scores.auc is None else f"{scores.auc:.3f}"
 
 
 def _measures(scores: Scores) -> tuple[str, str, str]:
-    auc = "-" if scores.auc is None else f"{scores.auc:.3f}"
-    return auc, f"{scores.accuracy:.3f}", f"{scores.brier:.3f}"
+    return _auc(scores), f"{scores.accuracy:.3f}", f"{scores.brier:.3f}"
 
 
 def _facts(summary: Summary) -> Iterator[tuple[str, str]]:

@@ -289,7 +289,9 @@ def grid_of(monkeypatch) -> Callable[..., TestGrid]:
 def run(grid_of) -> Callable[..., Result]:
     """Run a whole federation through the real strategy; the provider's record is below `provider/`."""
 
-    def start(federation: Federation, interfere: Interfere = lambda reply: reply, *, nodes=None, wrap=lambda grid: grid):
+    def start(
+        federation: Federation, interfere: Interfere = lambda reply: reply, *, nodes=None, wrap=lambda grid: grid
+    ):
         strategy = EncryptedFedAvg(
             terms=federation.experiment.terms,
             sites=len(federation.everyone),

@@ -26,10 +26,17 @@ def digest_on_disk():
     return code_digest.__wrapped__()
 
 
-def test_the_digest_is_the_same_wherever_the_code_is_installed(installation):
-    assert digest_on_disk() == digest_on_disk()
-    assert len(bytes.fromhex(digest_on_disk())) == 32
-    assert digest_on_disk() == code_digest()
+def test_the_digest_is_the_same_wherever_the_code_is_installed(installation, monkeypatch):
+    elsewhere = digest_on_disk()
+    monkeypatch.undo()
+
+    assert elsewhere == digest_on_disk()
+    assert len(bytes.fromhex(elsewhere)) == 32
+
+
+def test_the_digest_is_taken_once_per_process():
+    assert code_digest() == code_digest()
+    assert code_digest.cache_info().currsize == 1
 
 
 @pytest.mark.parametrize("package", PACKAGES)

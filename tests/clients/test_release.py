@@ -28,6 +28,7 @@ from protocol.errors import (
     StateMismatchError,
     TagError,
 )
+from protocol.parameters import MODULI
 from protocol.rounds import RoundTerms
 from protocol.update import EncryptedAggregate
 from strategies.round_sum import RoundSum
@@ -99,6 +100,11 @@ def decryptions(monkeypatch):
 
     monkeypatch.setattr(clients.ckks.Decryptor, "decrypt", noted)
     return calls
+
+
+def noisy(residues, seeds):
+    """Add an error of 25 to each ciphertext's first coefficient: more than four honest ones carry together."""
+    return ((residues.astype(np.uint64) + 25) % MODULI[2048, 32]).astype(residues.dtype), seeds
 
 
 def with_residue(aggregate, at, change, modulus):
@@ -282,18 +288,12 @@ def test_an_insider_s_swapped_seeds_are_refused_although_the_signature_is_good(
 
 def test_noise_out_of_bounds_after_good_tags_is_refused(opened_once, aggregate_of, terms, epoch_keys, monkeypatch):
     encrypt = clients.ckks.Encryptor.encrypt
+    monkeypatch.setattr(clients.ckks.Encryptor, "encrypt", lambda self, packed: noisy(*encrypt(self, packed)))
+    aggregate = aggregate_of(terms)
 
-    def encrypt_with_noise(self, packed):
-        residues, seeds = encrypt(self, packed)
-        modulus = np.uint64(terms.agreement.parameters.modulus)
-        return ((residues.astype(np.uint64) + np.uint64(25)) % modulus).astype(residues.dtype), seeds
-
-    monkeypatch.setattr(clients.ckks.Encryptor, "encrypt", encrypt_with_noise)
-    noisy = aggregate_of(terms)
-
-    check_aggregate(noisy, terms=terms, state=STATE, epoch_keys=epoch_keys, own_proof=None)
+    check_aggregate(aggregate, terms=terms, state=STATE, epoch_keys=epoch_keys, own_proof=None)
     with pytest.raises(ResidualError):
-        release(noisy, terms=terms, state=STATE, epoch_keys=epoch_keys, own_proof=None)
+        release(aggregate, terms=terms, state=STATE, epoch_keys=epoch_keys, own_proof=None)
 
 
 @pytest.fixture
@@ -353,3 +353,17 @@ def test_after_too_many_refusals_not_even_the_right_sum_is_tried(delivered, decr
             deliver(delivered, 1, data)
     assert decryptions == []
     deliver(delivered, 2, right)
+
+
+def test_noise_out_of_bounds_after_good_tags_ends_the_run_for_the_site(started, decryptions, monkeypatch):
+    encrypt = clients.ckks.Encryptor.encrypt
+    with monkeypatch.context() as patch:
+        patch.setattr(clients.ckks.Encryptor, "encrypt", lambda self, packed: noisy(*encrypt(self, packed)))
+        data = started.sum_up()
+
+    with pytest.raises(ResidualError):
+        deliver(started, 1, data)
+    for _ in range(2):
+        with pytest.raises(TagError, match="aggregates refused"):
+            deliver(started, 1, data)
+    assert len(decryptions) == 1

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from clients.learner import Learner
 from clients.membership import TABLE
-from clients.results import Results
+from clients.results import MODEL_FORMAT, Results
 from clients.run_files import RunFiles
 from clients.statistics import Standardisation
 from clients.table import read_table
@@ -82,10 +82,17 @@ def test_a_model_file_says_all_that_a_prediction_needs(closed):
     with safe_open(closed.vault(1).path("models/last.safetensors"), "numpy") as file:
         metadata = file.metadata()
 
-    assert metadata["format"] == "cipherward.model/1"
-    assert (metadata["data"], metadata["label"]) == ("breast_cancer", "malignant")
-    assert json.loads(metadata["features"]) == ["mean radius", "mean texture", "mean smoothness"]
-    assert json.loads(metadata["model"]) == {"kind": "logistic_regression", "hidden": []}
+    assert list(metadata) == [MODEL_FORMAT]
+    assert json.loads(metadata[MODEL_FORMAT]) == {
+        "data": "breast_cancer",
+        "label": "malignant",
+        "features": ["mean radius", "mean texture", "mean smoothness"],
+        "model": {"kind": "logistic_regression", "hidden": []},
+    }
+
+
+def test_equal_models_are_equal_files(closed):
+    assert len({closed.vault(site).read("models/last.safetensors") for site in EVERYONE}) == 1
 
 
 def test_the_comparison_is_what_the_models_really_score(closed):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+import shutil
 
-import numpy as np
 import pytest
 
 import clients.rounds
 from clients.opening import Opening
 from clients.run_files import JOURNAL, RunFiles
-from protocol.envelope import Request, pack_list
+from protocol.envelope import Request, pack_list, unpack_list
 from protocol.errors import (
     CohortError,
     DataError,
@@ -21,9 +20,9 @@ from protocol.errors import (
     SecondUploadError,
     SessionMismatchError,
     SiteMismatchError,
+    TagError,
 )
 from protocol.notes import NoteKind, SiteNote
-from protocol.update import SealedUpdate
 
 EVERYONE = (0, 1, 2, 3)
 THREE = (0, 1, 2)
@@ -376,19 +375,41 @@ def test_every_upload_of_a_run_stands_in_the_journal(summed):
     assert len({entry["state"] for entry in entries}) == 4
 
 
-def test_the_same_data_in_another_run_gives_other_bytes(founded):
-    updates = []
-    for _ in range(2):
-        founded.run = os.urandom(16)
-        founded.open()
-        founded.prepare_all()
-        updates.append(SealedUpdate.from_bytes(founded.upload(0, EVERYONE), founded.terms(EVERYONE)))
+def test_one_agreement_carries_one_run(started):
+    # two runs' sums of the same data over nested cohorts would give away the difference
+    started.sum_up(THREE)
+    started.run = os.urandom(16)
+    started.announce()
+    started.session = started.session_of(0, 1, 3)
+    secrets = unpack_list(started.ask(0, Request.ENTRUST, session=started.session)["secrets"], limit=2)
+    for site, secret in zip((1, 3), secrets, strict=True):
+        started.ask(site, Request.OPEN, session=started.session, secret=secret)
 
-    assert np.mean(updates[0].residues == updates[1].residues) < 0.01
-    assert updates[0].proof.tag != updates[1].proof.tag
-    assert replace(updates[0].proof.header, session=b"", state=b"") == replace(
-        updates[1].proof.header, session=b"", state=b""
-    )
+    for site in (0, 1, 3):
+        with pytest.raises(SecondUploadError):
+            started.prepare(site, 0, [])
+        with pytest.raises(SecondUploadError):
+            started.upload(site, (0, 1, 3), round_number=0)
+
+
+def test_a_run_that_ended_before_any_upload_does_not_use_up_the_agreement(opened):
+    opened.prepare_all()
+    opened.run = os.urandom(16)
+    opened.open()
+
+    opened.prepare_all()
+    opened.sum_up()
+
+
+def test_a_vault_put_back_to_before_its_upload_notices_when_the_sum_comes(started, tmp_path):
+    directory, backup = started.vault(1).directory, tmp_path / "backup"
+    shutil.copytree(directory, backup)
+    started.sum_up()
+    shutil.rmtree(directory)
+    shutil.copytree(backup, directory)
+
+    with pytest.raises(TagError, match="did not upload"):
+        started.prepare(1, 2)
 
 
 def test_the_site_s_log_tells_its_own_people_what_happened(summed):

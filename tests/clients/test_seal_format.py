@@ -68,9 +68,7 @@ def test_uncompressed_bytes_are_taken_apart_alike(saved):
     assert SeededTemplate.of(rebuilt, DEGREE) == SeededTemplate.of(saved, DEGREE)
 
 
-@pytest.mark.parametrize(
-    "change", [{"magic": 0xA15F}, {"header_size": 24}, {"size": 17}, {"compression": 1}], ids=lambda change: str(change)
-)
+@pytest.mark.parametrize("change", [{"magic": 0xA15F}, {"header_size": 24}, {"size": 17}, {"compression": 1}], ids=str)
 def test_another_header_is_refused(saved, change):
     with pytest.raises(BackendError):
         split_seeded(with_header(saved, **change), DEGREE)

@@ -32,7 +32,13 @@ def mode_of(path):
 
 def child_process(code, *arguments):
     """Start a second process that has a vault as `vault`; it says one line when it is at work."""
-    program = f"import sys; from pathlib import Path; from clients.vault import Vault; vault = Vault(Path(sys.argv[1]))\n{code}"
+    program = f"""
+import sys
+from pathlib import Path
+from clients.vault import Vault
+vault = Vault(Path(sys.argv[1]))
+{code}
+"""
     child = subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )

@@ -191,7 +191,7 @@ def test_a_paused_run_is_summed_up_as_far_as_it_went(run_directory: Path) -> Non
     assert summary.outcome.status is RunStatus.PAUSED
     assert summary.rounds == 1
     assert (summary.pooled, dict(summary.results)) == (None, {})
-    assert summary.as_json()["metrics"] == {"global": None, "global_local": None, "sites": {}}
+    assert summary.as_json()["metrics"] == {"global": None, "global_local": None, "typical_local": None, "sites": {}}
     assert summary.checks.sites_bit_identical is None
 
 

@@ -22,9 +22,7 @@ def serve(grid_of):
         experiment = replace(experiment, federation=replace(experiment.federation, **waits), **changes)
         grid = grid_of(federation, interfere)
         config = {"hydra": conf.to_yaml(experiment)}
-        server.app.app(
-            grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
-        )
+        server.app.app(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config))
 
     return serve_over
 

@@ -31,7 +31,7 @@ def test_events_are_kept_in_order_and_logged(record, tmp_path, caplog):
     assert (first["event"], first["sites"]) == ("started", 4)
     assert (second["event"], second["cohort"]) == ("round", ["a", "b"])
     assert abs(first["time"] - time.time()) < 60
-    assert [message for message in caplog.messages] == ["started sites=4", "round round=1 cohort=['a', 'b']"]
+    assert caplog.messages == ["started sites=4", "round round=1 cohort=['a', 'b']"]
 
 
 def test_a_sum_is_kept_byte_for_byte_and_recorded_by_its_digest(record, tmp_path):

@@ -133,7 +133,7 @@ def test_too_few_ready_sites_are_no_cohort(run, founded):
 
 
 def test_with_fewer_nodes_than_the_smallest_cohort_it_says_so(run, founded):
-    with pytest.raises(CohortError, match="connected nodes .*expected at least 3, got 2"):
+    with pytest.raises(CohortError, match=r"connected nodes .*expected at least 3, got 2"):
         run(founded, nodes=[100, 103])
 
 
@@ -229,7 +229,9 @@ def test_a_note_from_another_site_s_node_does_not_count(run, founded):
 
 def saved_secret_key():
     with ScratchFile() as scratch:
-        SecretKey.from_seed(bytes(64), CkksParameters(ring_degree=2048, modulus_bits=32, sites=3))._key.save(scratch.path)
+        SecretKey.from_seed(bytes(64), CkksParameters(ring_degree=2048, modulus_bits=32, sites=3))._key.save(
+            scratch.path
+        )
         return scratch.read()
 
 

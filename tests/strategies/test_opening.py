@@ -88,7 +88,7 @@ def test_the_smallest_cohort_is_enough(open_):
 
 
 def test_with_fewer_nodes_than_the_smallest_cohort_it_says_so(open_, founded):
-    with pytest.raises(CohortError, match="smallest cohort.*expected at least 3, got 2"):
+    with pytest.raises(CohortError, match=r"smallest cohort.*expected at least 3, got 2"):
         open_(nodes=[100, 101])
     assert not founded.vault(0).path("runs").exists()
 

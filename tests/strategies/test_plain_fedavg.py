@@ -56,7 +56,9 @@ def test_each_round_adds_its_own_cohort_and_everybody_gets_the_sum(grid, asked):
     total = run(grid, [1, 2, 3], [2, 3], [1, 2])
 
     assert total.tolist() == [[3, -6, 3 * BIG]]
-    assert [(node, number) for node, number, _ in asked] == [(node, number) for number in range(3) for node in (1, 2, 3)]
+    assert [(node, number) for node, number, _ in asked] == [
+        (node, number) for number in range(3) for node in (1, 2, 3)
+    ]
     received = {number: [sum_.tolist() for sum_ in sums] for _, number, sums in asked}
     assert received == {0: [], 1: [[[6, -12, 6 * BIG]]], 2: [[[5, -10, 5 * BIG]]]}
 

@@ -66,13 +66,7 @@ class Consortium:
                 )
                 for site, key in enumerate(self.signing_keys)
             ),
-            terms=Terms(
-                data=DataTerms(name="vectors", features=(FeatureTerms(name="age", centre=50.0, scale=20.0),)),
-                model=ModelTerms(kind="mlp" if hidden else "logistic_regression", hidden=hidden),
-                training=TrainingTerms(rounds=2, clip=clip),
-                crypto=CryptoTerms(value_bits=value_bits),
-                cohort=CohortTerms(tolerated_colluders=1, smallest_cohort=3),
-            ),
+            terms=_terms(value_bits=value_bits, hidden=hidden, clip=clip),
             code_digest=fixed_bytes("code").hex(),
         )
 
@@ -176,6 +170,31 @@ class Consortium:
     def sign(self, site: int, message: bytes) -> bytes:
         """Sign as a site."""
         return self.signing_keys[site].sign(message)
+
+
+def _terms(*, value_bits: int, hidden: tuple[int, ...], clip: float) -> Terms:
+    # every value is written out, because golden files do not follow when a default changes
+    return Terms(
+        data=DataTerms(
+            name="vectors",
+            features=(FeatureTerms(name="age", centre=50.0, scale=20.0),),
+            label="label",
+            test_fraction=0.25,
+        ),
+        model=ModelTerms(kind="mlp" if hidden else "logistic_regression", hidden=hidden),
+        training=TrainingTerms(
+            rounds=2,
+            local_epochs=2,
+            batch_size=16,
+            learning_rate=0.05,
+            weight_decay=0.01,
+            proximal=0.0,
+            clip=clip,
+            seed=2026,
+        ),
+        crypto=CryptoTerms(value_bits=value_bits, security_bits=128),
+        cohort=CohortTerms(tolerated_colluders=1, smallest_cohort=3),
+    )
 
 
 def _exchange_key(purpose: str, site: int) -> bytes:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 with warnings.catch_warnings():
     # Flower's own imports: the typer that it pins takes from click what click has deprecated since
@@ -42,6 +43,10 @@ from strategies.round_sum import RoundSum
 
 # the fixed consortium of the golden files, and ways to harm a message, are modules that tests import by name
 sys.path.insert(0, str(Path(__file__).parent / "vectors"))
+
+# a busy machine is no reason to fail; the whole run has a time limit
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 SITES = 4
 EXPERIMENT = ExperimentConfig(

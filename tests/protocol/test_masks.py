@@ -69,6 +69,19 @@ def test_the_stream_goes_on_until_enough_words_were_kept(count):
 
 
 @every_length
+def test_a_word_that_is_q_itself_is_not_kept(bits):
+    words = stream_words(KEY, bits, 100)
+    modulus = max(words)
+
+    residues = uniform_residues(KEY, count=99, modulus=modulus, bits=bits)
+
+    assert (
+        residues[: words.index(modulus) + 1].tolist() == [w for w in words if w < modulus][: words.index(modulus) + 1]
+    )
+    assert modulus not in residues
+
+
+@every_length
 @pytest.mark.parametrize("kept_bits", ["high", "low"])
 def test_masks_are_uniform(bits, kept_bits):
     bins = 1 << 10

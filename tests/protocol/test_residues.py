@@ -146,6 +146,7 @@ def test_a_sum_of_32_bit_words_is_right_on_both_sides_of_every_carry():
                 for addend in addends:
                     total.add(np.array([[addend]], dtype=np.uint32))
                 assert total.reduce().tolist() == [[wanted % modulus]]
+                assert total.reduce().tolist() == [[wanted % modulus]]
 
 
 @every_length

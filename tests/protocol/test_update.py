@@ -275,7 +275,7 @@ def test_a_signed_residue_of_q_or_more_is_refused(modulus_bits, place, beyond):
         read(consortium.update(terms, 0, residues=residues).to_bytes(), terms)
 
 
-def test_a_secret_key_in_place_of_an_update_stops_the_process_of_reading(secret_key):
+def test_a_secret_key_in_place_of_an_update_stops_the_reading(secret_key):
     for data in (secret_key, secret_key[:3], secret_key.ljust(len(UPDATE), b"\0")[: len(UPDATE)]):
         with pytest.raises(SecretMaterialError):
             read(data)

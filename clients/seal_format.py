@@ -30,6 +30,7 @@ _UNCOMPRESSED: Final = 0
 _ZSTD: Final = 2
 _WORD_BYTES: Final = 8
 _SEED_RECORD_BYTES: Final = 81
+_DECOMPRESSOR: Final = zstandard.ZstdDecompressor()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _decompress(saved: bytes) -> bytes:
         return saved[_HEADER.size :]
     if compression != _ZSTD:
         raise BackendError(f"SEAL compresses with mode {compression}, expected {_ZSTD} (zstd)")
-    return zstandard.ZstdDecompressor().decompressobj().decompress(saved[_HEADER.size :])
+    return _DECOMPRESSOR.decompressobj().decompress(saved[_HEADER.size :])
 
 
 class ScratchFile:
@@ -117,7 +118,8 @@ class ScratchFile:
 
     def write(self, data: bytes) -> str:
         """Replace the content and return the path for SEAL to load."""
-        os.ftruncate(self._descriptor, len(data))
+        if os.fstat(self._descriptor).st_size > len(data):
+            os.ftruncate(self._descriptor, len(data))
         os.pwrite(self._descriptor, data, 0)
         return self.path
 

@@ -5,11 +5,8 @@ Trust: both sides run it, on bytes from outside.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from typing import TypeAlias, TypeVar
+from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +20,6 @@ _WORD_BYTES = 8
 _SHORT_BYTES = 4
 _SHORT_BITS = 32
 _BLOCK = 1 << 16  # words
-_SPAN = 1 << 18  # words that are worth a thread
-
-Result = TypeVar("Result")
 
 
 def pack_residues(residues: Residues, width: int) -> bytes | memoryview:
@@ -84,8 +78,7 @@ def check_residues(residues: Residues, modulus: int) -> None:
     Raises:
         ResidueRangeError: Some residue is not.
     """
-    flat = residues.reshape(-1)
-    largest = max(_by_span(lambda start, stop: int(flat[start:stop].max(initial=0)), flat.size))
+    largest = int(residues.max(initial=0))
     if largest >= modulus:
         raise ResidueRangeError("residue", expected=f"below {modulus}", got=largest)
 
@@ -94,8 +87,8 @@ class ResidueSum:
     """A running sum mod q, reduced once at the end; memory is about one update, however many are added.
 
     32-bit residues are added in 32-bit words, with a byte beside each that counts the carries: half the memory of
-    64-bit words, and a third of their time. 24-bit residues in 32-bit words and 40-bit ones in 64-bit words cannot
-    overflow with the largest cohort, so their carries stay 0.
+    64-bit words, and less time. 24-bit residues in 32-bit words and 40-bit ones in 64-bit words cannot overflow with
+    the largest cohort, so their carries stay 0.
 
     Args:
         modulus: q.
@@ -107,18 +100,18 @@ class ResidueSum:
         self._modulus = modulus
         self._bits = bits
         self._shape = shape
-        size = shape[0] * shape[1]
-        self._words: Residues = np.zeros(size, dtype=np.uint32 if bits <= _SHORT_BITS else np.uint64)
-        self._carries = np.zeros(size, dtype=np.uint8)
+        self._dtype = np.dtype(np.uint32 if bits <= _SHORT_BITS else np.uint64)
+        self._words: Residues | None = None
+        self._carries = np.zeros(shape[0] * shape[1], dtype=np.uint8)
 
     def add(self, residues: Residues) -> None:
         """Add checked residues of the sum's shape; at most 255 times."""
-        addend = residues.astype(self._words.dtype, copy=False).reshape(-1)
-        _by_span(lambda start, stop: self._add_span(addend, start, stop), addend.size)
-
-    def _add_span(self, addend: Residues, start: int, stop: int) -> None:
+        addend = residues.astype(self._dtype, copy=False).reshape(-1)
+        if self._words is None:
+            self._words = addend.copy()
+            return
         scratch = np.empty(_BLOCK, dtype=np.bool_)
-        for block in _blocks(start, stop):
+        for block in _blocks(addend.size):
             words, terms = self._words[block], addend[block]
             words += terms
             carried = np.less(words, terms, out=scratch[: words.size])
@@ -126,42 +119,30 @@ class ResidueSum:
 
     def reduce(self) -> Residues:
         """Reduce the sum mod q in place and return it, shape (ciphertexts, N); a later `add` changes it."""
+        if self._words is None:
+            self._words = np.zeros(self._carries.size, dtype=self._dtype)
         if self._bits == _SHORT_BITS:
-            _by_span(self._reduce_span, self._words.size)
+            self._fold_carries(self._words)
         else:
-            self._words %= self._words.dtype.type(self._modulus)
+            self._words %= self._dtype.type(self._modulus)
         return self._words.reshape(self._shape)
 
-    def _reduce_span(self, start: int, stop: int) -> None:
+    def _fold_carries(self, all_words: Residues) -> None:
         # a carry is worth 2^32, which is 2^32 - q mod q
         modulus, carry_worth = np.uint32(self._modulus), np.uint32((1 << _SHORT_BITS) - self._modulus)
         scratch = np.empty(_BLOCK, dtype=np.uint32)
-        for block in _blocks(start, stop):
-            words, carries = self._words[block], self._carries[block]
+        for block in _blocks(all_words.size):
+            words, carries = all_words[block], self._carries[block]
             folded = np.multiply(carries, carry_worth, out=scratch[: words.size])
             words += folded
             np.less(words, folded, out=carries.view(np.bool_))  # carries once more, and then the word is small
             words += np.multiply(carries, carry_worth, out=folded)
             # the subtraction wraps to a larger word where words < q
             np.minimum(words, np.subtract(words, modulus, out=folded), out=words)
-            carries[:] = 0
+        self._carries[:] = 0
 
 
-def _blocks(start: int, stop: int) -> Iterator[slice]:
-    """Cut a span into blocks that stay in the cache through all passes over them."""
-    for first in range(start, stop, _BLOCK):
-        yield slice(first, min(first + _BLOCK, stop))
-
-
-def _by_span(work: Callable[[int, int], Result], size: int) -> list[Result]:
-    """Call work(start, stop) over 0..size: large arrays in one span per core, for NumPy lets other threads run."""
-    cores = min(os.cpu_count() or 1, size // _SPAN)
-    if cores <= 1:
-        return [work(0, size)]
-    bounds = [size * core // cores for core in range(cores + 1)]
-    return list(_threads().map(work, bounds[:-1], bounds[1:]))
-
-
-@lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="residues")
+def _blocks(size: int) -> Iterator[slice]:
+    """Cut an array into blocks that stay in the cache through all passes over them."""
+    for start in range(0, size, _BLOCK):
+        yield slice(start, min(start + _BLOCK, size))

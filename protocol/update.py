@@ -96,7 +96,7 @@ class SealedUpdate:
         return b"".join((proof.header.to_bytes(), body, proof.seeds, proof.checksum, proof.tag, proof.signature))
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, terms: RoundTerms) -> SealedUpdate:
+    def from_bytes(cls, data: bytes | bytearray | memoryview, terms: RoundTerms) -> SealedUpdate:
         """Parse and check an update that must belong to these terms.
 
         Args:

@@ -12,7 +12,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +49,7 @@ from protocol.terms import CryptoTerms, DataTerms, FeatureTerms, ModelTerms, Ter
 from protocol.update import EncryptedAggregate
 from strategies.round_sum import RoundSum
 
-STEPS = ("encrypt_seconds", "add_seconds", "decrypt_seconds")
+STEPS = ("encrypt_seconds", "add_seconds", "close_seconds", "decrypt_seconds")
 SIZES = ("up_bytes_per_value", "down_bytes_per_value")
 _TRAIN_ROUND = 1
 _STATE = bytes(32)
@@ -176,12 +176,12 @@ class BenchFederation:
             epoch_keys=self.epoch_keys,
         ).to_bytes()
 
-    def add(self, updates: list[bytes]) -> bytes:
-        """Do the provider's part: parse, check, add, and write the aggregate."""
+    def add(self, updates: Sequence[bytes | bytearray]) -> RoundSum:
+        """Do the provider's part: parse, check and add."""
         total = RoundSum(self.terms)
         for update in updates:
             total.add(update)
-        return total.close().to_bytes()
+        return total
 
     def release(self, aggregate: bytes) -> Integers:
         """Do a site's part: parse, verify, decrypt."""
@@ -225,8 +225,11 @@ def measure(
 def _measure_ours(federation: BenchFederation, update: Values, others: list[bytes], result: Measurement) -> None:
     with result.timed("encrypt_seconds"):
         sealed = federation.seal(federation.pack(update), 0)
+    arrived = [bytearray(data) for data in (sealed, *others)]  # as a transport leaves them: just written
     with result.timed("add_seconds"):
-        aggregate = federation.add([sealed, *others])
+        total = federation.add(arrived)
+    with result.timed("close_seconds"):
+        aggregate = total.close().to_bytes()
     with result.timed("decrypt_seconds"):
         values = federation.unpack(federation.release(aggregate))
     if not np.array_equal(values, federation.unpack((1 + len(others)) * federation.pack(update))):
@@ -258,7 +261,8 @@ def _measure_pad(federation: BenchFederation, update: Values, result: Measuremen
         total = ResidueSum(parameters.modulus, parameters.modulus_bits, plan.shape)
         for _ in range(sites):
             total.add(unpack_residues(data, parameters.residue_bytes, parameters.modulus, plan.shape))
-        down = pack_residues(total.reduce(), parameters.residue_bytes)
+    with result.timed("close_seconds"):
+        down = bytes(pack_residues(total.reduce(), parameters.residue_bytes))
     with result.timed("decrypt_seconds"):
         # a shared pad would be taken off again here
         final = unpack_residues(down, parameters.residue_bytes, parameters.modulus, plan.shape)
@@ -298,7 +302,8 @@ class CkksVectors:
                 for _ in range(1, self._sites):
                     total += tenseal.ckks_vector_from(self._public, data)
                 totals.append(total)
-        down = [total.serialize() for total in totals]
+        with result.timed("close_seconds"):
+            down = [total.serialize() for total in totals]
         with result.timed("decrypt_seconds"):
             for data in down:
                 tenseal.ckks_vector_from(self._context, data).decrypt()
@@ -369,7 +374,8 @@ def _table(medians: dict[str, dict[str, float]], ratio: dict[str, float]) -> Tab
         table.add_column(heading, justify="left" if not heading else "right")
     labels = {
         "encrypt_seconds": "values to wire",
-        "add_seconds": "provider's sum",
+        "add_seconds": "provider: parse, check, add",
+        "close_seconds": "provider: write the sum",
         "decrypt_seconds": "wire to values",
         "up_bytes_per_value": "bytes per value up",
         "down_bytes_per_value": "bytes per value down",

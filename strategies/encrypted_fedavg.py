@@ -27,7 +27,6 @@ from protocol.errors import (
     CohortError,
     ProtocolError,
     RunPausedError,
-    SecretMaterialError,
     SiteMismatchError,
     StateMismatchError,
 )
@@ -271,8 +270,6 @@ class EncryptedFedAvg(Strategy):
     def _add(self, total: RoundSum, update: bytes, node: int) -> None:
         try:
             total.add(update)
-        except SecretMaterialError:
-            raise
         except ProtocolError as error:
             self._journal.event("refused", node=str(node), reason=str(error))
 

@@ -29,7 +29,7 @@ class RoundSum:
         self._residues = ResidueSum(parameters.modulus, parameters.modulus_bits, terms.plan.shape)
         self._proofs: dict[int, UpdateProof] = {}
 
-    def add(self, data: bytes | memoryview) -> int:
+    def add(self, data: bytes | bytearray | memoryview) -> int:
         """Check one site's update and add it; a refused update leaves the sum unchanged.
 
         Args:

@@ -198,10 +198,8 @@ class Federation:
         return replace(self, directory=directory, cards=dict(self.cards), sums=list(self.sums))
 
 
-class TestGrid(InProcessGrid):
+class UnreliableGrid(InProcessGrid):
     """An in-process grid on which replies can be lost or replaced."""
-
-    __test__ = False
 
     def __init__(self, federation: Federation, interfere: Interfere, nodes: Sequence[int]) -> None:
         sites = len(federation.everyone)
@@ -280,12 +278,14 @@ def found(tmp_path) -> Callable[[ExperimentConfig], Federation]:
 
 
 @pytest.fixture
-def grid_of(monkeypatch) -> Callable[..., TestGrid]:
+def grid_of(monkeypatch) -> Callable[..., UnreliableGrid]:
     """Make a Flower grid to a federation's sites: node 100 + position, through the real ClientApp."""
 
-    def make(federation: Federation, interfere: Interfere = lambda reply: reply, *, nodes=None) -> TestGrid:
+    def make(federation: Federation, interfere: Interfere = lambda reply: reply, *, nodes=None) -> UnreliableGrid:
         monkeypatch.setenv(RUN_DIRECTORY_VARIABLE, str(federation.directory))
-        return TestGrid(federation, interfere, [100 + site for site in federation.everyone] if nodes is None else nodes)
+        return UnreliableGrid(
+            federation, interfere, [100 + site for site in federation.everyone] if nodes is None else nodes
+        )
 
     return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def test_the_digest_is_the_same_wherever_the_code_is_installed(installation, mon
 
     assert elsewhere == digest_on_disk()
     assert len(bytes.fromhex(elsewhere)) == 32
+
+
+def test_all_that_a_site_s_code_imports_counts():
+    ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    for package in PACKAGES:
+        for source in (ROOT / package).rglob("*.py"):
+            nodes = ast.walk(ast.parse(source.read_text()))
+            imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+            assert {name.split(".")[0] for name in imported} & ours <= set(PACKAGES), source
 
 
 def test_the_digest_is_taken_once_per_process():

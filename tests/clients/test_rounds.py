@@ -334,21 +334,23 @@ def test_closing_deletes_every_secret_of_the_run_from_the_disk(summed):
     ]
 
 
-def test_a_crash_in_the_middle_of_closing_is_made_good_by_the_next_request(summed, monkeypatch):
-    _, epoch_secret = files_of(summed, 1).epoch()
+@pytest.mark.parametrize("where", ["Vault.delete", "RunFiles.forget"])
+def test_a_crash_in_the_middle_of_closing_is_made_good_by_the_next_request(summed, monkeypatch, where):
+    files = files_of(summed, 1)
+    needles = [files.epoch()[1].reveal(), files.ephemeral().private_bytes_raw()]
 
     def crash(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("clients.vault.Vault.delete", crash)
+        patch.setattr(f"clients.run_files.{where}", crash)
         with pytest.raises(KeyboardInterrupt):
             summed.close(1)
-    if not files_of(summed, 1).closed():
-        summed.close(1)
+    assert len(files_with(summed, 1, *needles)) == 2
+
     summed.close(1)
 
-    assert files_with(summed, 1, epoch_secret.reveal()) == []
+    assert files_with(summed, 1, *needles) == []
 
 
 def test_a_closed_run_takes_no_more_requests(summed):

@@ -51,7 +51,7 @@ class Results:
         if state.standardisation is None:
             return
         if state.best_loss < before.best_loss:
-            self._vault.link(_model_path("last"), _model_path("best"))
+            self._write_model("best", before.model, state.standardisation)
         self._write_model("last", state.model, state.standardisation)
         entry: dict[str, object] = {
             "round": round_number,

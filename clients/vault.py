@@ -93,13 +93,6 @@ class Vault:
         if is_durable:
             _sync_directory(path.parent)
 
-    def link(self, name: str, copy: str) -> None:
-        """Keep a file's present content under a second name too, without writing it again."""
-        partial = self.path(f"{copy}.partial")
-        partial.unlink(missing_ok=True)
-        partial.hardlink_to(self.path(name))
-        partial.replace(self.path(copy))
-
     def read_secret(self, name: str) -> SecretBytes:
         """Read a secret file.
 

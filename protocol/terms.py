@@ -37,6 +37,12 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{name} = {value!r} is not one of {', '.join(choices)}")
 
 
+def _as_floats(terms: object, *names: str) -> None:
+    """Store whole numbers of these attributes as floats, so that equal terms have one encoding."""
+    for name in names:
+        object.__setattr__(terms, name, float(getattr(terms, name)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureTerms:
     """One input column, with the public constants it is centred and scaled by before anything is summed.
@@ -54,6 +60,7 @@ class FeatureTerms:
     def __post_init__(self) -> None:
         check_range(f"data.features[{self.name}].centre", self.centre, -1e12, 1e12)
         check_range(f"data.features[{self.name}].scale", self.scale, 1e-12, 1e12)
+        _as_floats(self, "centre", "scale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +152,7 @@ class TrainingTerms:
         check_range("strategy.proximal", self.proximal, 0, 1e3)
         check_range("strategy.clip", self.clip, 2.0**-20, 2.0**20)
         check_range("strategy.seed", self.seed, 0, 2**32 - 1)
+        _as_floats(self, "learning_rate", "weight_decay", "proximal", "clip")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from protocol.agreement import Cohort
 from protocol.envelope import Request, pack_list
 from protocol.errors import (
     CohortError,
+    ConfigurationError,
     ProtocolError,
     RunPausedError,
     SiteMismatchError,
@@ -107,10 +108,13 @@ class EncryptedFedAvg(Strategy):
             Flower's result; its arrays are the last encrypted sum.
 
         Raises:
+            ConfigurationError: `num_rounds` is not what the terms say.
             CohortError: Too few sites took part.
             RunPausedError: An update did not come.
         """
         del initial_arrays, timeout
+        if num_rounds != self._terms.training.rounds:
+            raise ConfigurationError(f"num_rounds = {num_rounds}, the terms fix {self._terms.training.rounds}")
         self._journal.event("started", rounds=self._terms.training.rounds, sites=self._sites)
         self._grid = StreamingGrid(grid)
         self._run = open_run(
@@ -285,7 +289,8 @@ class EncryptedFedAvg(Strategy):
     def _close(self) -> None:
         """Deliver the last sum and compare in which states the sites end."""
         last_round = self._run.agreement.last_round
-        messages = [self._run.request(Request.CLOSE, site, aggregates=self._sums_for(site)) for site in self._members]
+        sites = self._run.session.sites  # also those that no sum contains: they hold the run's secrets too
+        messages = [self._run.request(Request.CLOSE, site, aggregates=self._sums_for(site)) for site in sites]
         replies = self._grid.send_and_receive(messages, timeout=self._ready_seconds)
         states = {note.site: note.state for note in self._notes(NoteKind.CLOSED, last_round + 1, replies)}
         if len(set(states.values())) > 1:
@@ -293,7 +298,7 @@ class EncryptedFedAvg(Strategy):
         self._journal.event(
             "finished",
             closed=self._names(states),
-            not_closed=self._names(site for site in self._members if site not in states),
+            not_closed=self._names(site for site in sites if site not in states),
             states_identical=len(set(states.values())) == 1,
         )
 

@@ -80,17 +80,6 @@ def test_a_file_is_read_back(vault):
         vault.read("name")
 
 
-def test_a_second_name_keeps_the_content_when_the_first_is_replaced(vault):
-    vault.write("models/last", b"one")
-    vault.link("models/last", "models/best")
-    vault.write("models/last", b"two")
-    assert (vault.read("models/last"), vault.read("models/best")) == (b"two", b"one")
-
-    vault.link("models/last", "models/best")
-    vault.link("models/last", "models/best")
-    assert vault.read("models/best") == b"two"
-
-
 def test_a_secret_is_read_back_and_only_from_a_private_file(vault):
     vault.write_secret("key.secret", SecretBytes(b"thirty-two bytes"))
     assert vault.read_secret("key.secret") == SecretBytes(b"thirty-two bytes")

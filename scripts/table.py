@@ -62,6 +62,14 @@ def _measures(scores: Scores) -> tuple[str, str, str]:
     return _auc(scores), f"{scores.accuracy:.3f}", f"{scores.brier:.3f}"
 
 
+def _remark_on_size(bytes_per_value: float) -> str:
+    is_mostly_empty = bytes_per_value > 2 * _FLOAT32_BYTES
+    return ": a model this small leaves most of its one ciphertext empty" if is_mostly_empty else ""
+
+
+_FLOAT32_BYTES: Final = 4
+
+
 def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     outcome, crypto, seconds, traffic = summary.outcome, summary.crypto, summary.seconds, summary.traffic
     rounds = f"{summary.rounds} training round{'' if summary.rounds == 1 else 's'}"
@@ -75,7 +83,8 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
             "traffic",
             f"per site and round {decimal(round(traffic.up_bytes_per_site_per_round))} up, "
             f"{decimal(round(traffic.down_bytes_per_site_per_round))} down; "
-            f"{traffic.up_bytes_per_value:.2f} bytes per encrypted value (float32: 4)",
+            f"{traffic.up_bytes_per_value:.2f} bytes per encrypted value (float32: 4)"
+            + _remark_on_size(traffic.up_bytes_per_value),
         )
     yield (
         "time",

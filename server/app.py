@@ -5,6 +5,8 @@ Trust: runs at the provider.
 
 from __future__ import annotations
 
+import logging
+
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -15,6 +17,8 @@ from server.record import RunRecord
 from strategies.encrypted_fedavg import EncryptedFedAvg
 
 app = ServerApp()
+
+_log = logging.getLogger("flwr.cipherward.provider")
 
 
 @app.main()
@@ -39,3 +43,5 @@ def main(grid: Grid, context: Context) -> None:
     except Exception as error:
         record.event("failed", reason=f"{type(error).__name__}: {error}")
         raise
+    finally:
+        _log.info("run directory: %s", directory)

@@ -9,10 +9,9 @@ Trust: a benchmark; it makes up values, sites and keys.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,38 +20,21 @@ from typing import Annotated, Any
 import numpy as np
 import tenseal
 import typer
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from clients.ckks import Encryptor
-from clients.code import code_digest
-from clients.identity import Identity
-from clients.keys import EpochKeys, PairKeys
-from clients.release import release
-from clients.sealing import seal_update
-from clients.secret import SecretBytes
 from clients.self_check import check_backend
-from clients.simulation import simulated_site_names
 from clients.table import Values
-from protocol.agreement import Agreement
 from protocol.errors import ResidualError
-from protocol.handshake import RUN_BYTES, RunCard, Session
 from protocol.masks import mask_residues
-from protocol.packing import Integers, PackingPlan, RoundKind, quantise
 from protocol.residues import ResidueSum, pack_residues, unpack_residues
-from protocol.rounds import RoundTerms
-from protocol.schedule import KEY_BYTES
 from protocol.tags import tag_of, tag_vectors
-from protocol.terms import CryptoTerms, DataTerms, FeatureTerms, ModelTerms, Terms
-from protocol.update import EncryptedAggregate
-from strategies.round_sum import RoundSum
+from scripts.bench_federation import STATE, BenchFederation
 
 STEPS = ("encrypt_seconds", "add_seconds", "close_seconds", "decrypt_seconds")
 SIZES = ("up_bytes_per_value", "down_bytes_per_value")
-_TRAIN_ROUND = 1
-_STATE = bytes(32)
 
 
 @dataclass
@@ -72,126 +54,6 @@ class Measurement:
     def medians(self) -> dict[str, float]:
         """Return the median of each step, and the sizes."""
         return {step: statistics.median(times) for step, times in self.seconds.items()} | self.bytes_per_value
-
-
-class BenchFederation:
-    """Sites with real keys, in memory, whose train round packs about a wanted number of values.
-
-    Args:
-        values: Coefficients wanted in an update.
-        sites: Sites in the cohort.
-        value_bits: Exact bits wanted per value.
-    """
-
-    def __init__(self, values: int, sites: int, value_bits: int) -> None:
-        self._identities = [Identity.generate() for _ in range(sites)]
-        consortium_secret = SecretBytes(os.urandom(KEY_BYTES))
-        agreement = self._agree(values, value_bits)
-        run = os.urandom(RUN_BYTES)
-        ephemerals = [X25519PrivateKey.generate() for _ in range(sites)]
-        cards = [
-            RunCard(
-                site=site,
-                run=run,
-                agreement=agreement.digest,
-                exchange_key=ephemeral.public_key().public_bytes_raw(),
-                nonce=os.urandom(KEY_BYTES),
-                signature=b"",
-            )
-            for site, ephemeral in enumerate(ephemerals)
-        ]
-        session = Session.of(cards, agreement)
-        self.epoch_keys = EpochKeys(EpochKeys.draw(), agreement, session.digest)
-        self.pair_keys = [
-            PairKeys(
-                agreement=agreement,
-                session=session,
-                site=site,
-                identity=identity,
-                ephemeral=ephemerals[site],
-                consortium_secret=consortium_secret,
-            )
-            for site, identity in enumerate(self._identities)
-        ]
-        self.terms = RoundTerms(
-            agreement=agreement,
-            session=session.digest,
-            epoch=1,
-            round=_TRAIN_ROUND,
-            cohort=tuple(range(sites)),
-            state=self.epoch_keys.state_mac(_STATE),
-        )
-        self.plan: PackingPlan = self.terms.plan
-        self._step = 2.0 ** (2 - self.plan.parameters.value_bits)  # clips at about 2
-
-    def _agree(self, values: int, value_bits: int) -> Agreement:
-        names = simulated_site_names(len(self._identities))
-        roster = tuple(identity.card(name) for identity, name in zip(self._identities, names, strict=True))
-
-        def agreement(hidden: int) -> Agreement:
-            # one input and one hidden layer of h units make 3 h + 1 parameters
-            terms = Terms(
-                data=DataTerms(name="benchmark", features=(FeatureTerms(name="input"),)),
-                model=ModelTerms(kind="mlp", hidden=(hidden,)),
-                crypto=CryptoTerms(value_bits=value_bits),
-            )
-            return Agreement(roster=roster, terms=terms, code_digest=code_digest())
-
-        overhead = agreement(1).plan(RoundKind.TRAIN).values - 3
-        return agreement(max(1, (values - overhead) // 3))
-
-    def pack(self, update: Values) -> Integers:
-        """Quantise and pack one site's change of the model."""
-        content: dict[str, Integers] = {}
-        start = 0
-        for packed in self.plan.fields:
-            if packed.name.startswith("layers."):
-                content[packed.name], _ = quantise(
-                    update[start : start + packed.size],
-                    step=self._step,
-                    clip_steps=self.plan.parameters.clip_steps,
-                    weight=1 / len(self._identities),
-                    name=packed.name,
-                )
-                start += packed.size
-            else:
-                content[packed.name] = np.zeros(packed.size, dtype=np.int64)
-        return self.plan.pack(content)
-
-    def unpack(self, exact: Integers) -> Values:
-        """Return the sum's values."""
-        content = self.plan.unpack(exact)
-        tensors = [content[name] for name in content if name.startswith("layers.")]
-        return np.concatenate(tensors).astype(np.float64) * self._step
-
-    def seal(self, packed: Integers, site: int) -> bytes:
-        """Return one site's update as it leaves."""
-        return seal_update(
-            packed,
-            terms=self.terms,
-            state=_STATE,
-            site=site,
-            identity=self._identities[site],
-            pair_keys=self.pair_keys[site],
-            epoch_keys=self.epoch_keys,
-        ).to_bytes()
-
-    def add(self, updates: Sequence[bytes | bytearray]) -> RoundSum:
-        """Do the provider's part: parse, check and add."""
-        total = RoundSum(self.terms)
-        for update in updates:
-            total.add(update)
-        return total
-
-    def release(self, aggregate: bytes) -> Integers:
-        """Do a site's part: parse, verify, decrypt."""
-        return release(
-            EncryptedAggregate.from_bytes(aggregate, self.terms.agreement),
-            terms=self.terms,
-            state=_STATE,
-            epoch_keys=self.epoch_keys,
-            own_proof=None,
-        )
 
 
 def measure(
@@ -237,10 +99,10 @@ def _measure_ours(federation: BenchFederation, update: Values, others: list[byte
     plan, parameters = federation.plan, federation.plan.parameters
     residues, _ = Encryptor(federation.epoch_keys.ckks).encrypt(federation.pack(update))
     with result.timed("mask_seconds"):
-        keys = federation.pair_keys[0].mask_keys(federation.terms, _STATE)
+        keys = federation.pair_keys[0].mask_keys(federation.terms, STATE)
         mask_residues(residues, keys, modulus=parameters.modulus, bits=parameters.modulus_bits)
     with result.timed("tag_seconds"):
-        key = federation.epoch_keys.tag_vectors_key(federation.terms, _STATE)
+        key = federation.epoch_keys.tag_vectors_key(federation.terms, STATE)
         tag_of(tag_vectors(key, parameters, plan.ciphertexts), residues, parameters)
     result.bytes_per_value = {
         "up_bytes_per_value": len(sealed) / plan.values,
@@ -254,7 +116,7 @@ def _measure_pad(federation: BenchFederation, update: Values, result: Measuremen
     sites = len(federation.pair_keys)
     with result.timed("encrypt_seconds"):
         residues = (federation.pack(update) % parameters.modulus).astype(np.uint64)
-        keys = federation.pair_keys[0].mask_keys(federation.terms, _STATE)
+        keys = federation.pair_keys[0].mask_keys(federation.terms, STATE)
         masked = mask_residues(residues, keys, modulus=parameters.modulus, bits=parameters.modulus_bits)
         data = pack_residues(masked, parameters.residue_bytes)
     with result.timed("add_seconds"):

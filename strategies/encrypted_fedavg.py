@@ -19,7 +19,7 @@ from typing import Final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 
 from protocol.agreement import Cohort
 from protocol.envelope import Request, pack_list
@@ -39,13 +39,14 @@ from strategies.journal import RunJournal
 from strategies.opening import OpenedRun, answers, open_run
 from strategies.round_sum import RoundSum
 from strategies.streaming_grid import StreamingGrid
+from strategies.train_only import TrainOnlyStrategy
 
 _ROUND: Final = struct.Struct("<I")
 _EPOCH: Final = 1
 _AGGREGATE: Final = "aggregate"
 
 
-class EncryptedFedAvg(Strategy):
+class EncryptedFedAvg(TrainOnlyStrategy):
     """A Flower strategy that adds ciphertexts.
 
     Args:
@@ -79,9 +80,6 @@ class EncryptedFedAvg(Strategy):
         self._next_sum: dict[int, int] = {}
         self._sums_kept = 0
         self._round_started = 0.0
-
-    def summary(self) -> None:
-        """Say nothing here: Flower asks when the run is well under way, and `start` has recorded it."""
 
     def start(  # noqa: PLR0917 - Flower's signature
         self,
@@ -204,20 +202,6 @@ class EncryptedFedAvg(Strategy):
         )
         arrays = ArrayRecord({_AGGREGATE: Array("uint8", (len(data),), "cipherward.aggregate/1", data)})
         return arrays, MetricRecord({"cohort": len(terms.cohort), "up_bytes": up_bytes, "down_bytes": len(data)})
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask for nothing: sites evaluate while they train, and their metrics travel inside the encrypted sum."""
-        del server_round, arrays, config, grid
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Aggregate nothing; see `configure_evaluate`."""
-        del server_round
-        for _ in replies:
-            pass
-        return None
 
     def _sum_round(self, round_number: int) -> ArrayRecord:
         messages = self.configure_train(round_number, ArrayRecord(), ConfigRecord(), self._grid)

@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
 from protocol.errors import CohortIncompleteError
 from protocol.packing import Integers
+from strategies.train_only import TrainOnlyStrategy
 
 CONTRIBUTION: Final = "contribution"
 SUM: Final = "sum"
@@ -25,7 +25,7 @@ SUMS: Final = "sums"
 ROUND: Final = "round"
 
 
-class PlainFedAvg(Strategy):
+class PlainFedAvg(TrainOnlyStrategy):
     """Adds integer vectors in the clear.
 
     Flower's rounds 1, 2, ... are the encrypted run's rounds 0, 1, ...
@@ -36,9 +36,6 @@ class PlainFedAvg(Strategy):
 
     def __init__(self, cohorts: Sequence[Sequence[int]]) -> None:
         self._cohorts = cohorts
-
-    def summary(self) -> None:
-        """Say nothing; the launcher reports the comparison."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -68,17 +65,3 @@ class PlainFedAvg(Strategy):
         if total is None or len(added) != len(cohort):
             raise CohortIncompleteError("contributions in the sum", expected=tuple(cohort), got=tuple(added))
         return ArrayRecord([np.ascontiguousarray(total)]), None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask for nothing."""
-        del server_round, arrays, config, grid
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Aggregate nothing."""
-        del server_round
-        for _ in replies:
-            pass
-        return None

@@ -1,0 +1,155 @@
+"""A consortium made for benchmarks: real keys and terms, no data, no disk, no Flower.
+
+Trust: a benchmark; it makes up sites and keys.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from clients.code import code_digest
+from clients.identity import Identity
+from clients.keys import EpochKeys, PairKeys
+from clients.release import release
+from clients.sealing import seal_update
+from clients.secret import SecretBytes
+from clients.simulation import simulated_site_names
+from clients.table import Values
+from protocol.agreement import Agreement
+from protocol.handshake import RUN_BYTES, RunCard, Session
+from protocol.packing import Integers, PackingPlan, RoundKind, quantise
+from protocol.rounds import RoundTerms
+from protocol.schedule import KEY_BYTES
+from protocol.terms import CryptoTerms, DataTerms, FeatureTerms, ModelTerms, Terms
+from protocol.update import EncryptedAggregate
+from strategies.round_sum import RoundSum
+
+STATE: Final = bytes(32)
+"""The state that all sites are in."""
+
+_TRAIN_ROUND: Final = 1
+
+
+class BenchFederation:
+    """Sites with real keys, in memory, whose train round packs about a wanted number of values.
+
+    Args:
+        values: Coefficients wanted in an update.
+        sites: Sites in the cohort.
+        value_bits: Exact bits wanted per value.
+    """
+
+    def __init__(self, values: int, sites: int, value_bits: int) -> None:
+        self._identities = [Identity.generate() for _ in range(sites)]
+        consortium_secret = SecretBytes(os.urandom(KEY_BYTES))
+        agreement = self._agree(values, value_bits)
+        run = os.urandom(RUN_BYTES)
+        ephemerals = [X25519PrivateKey.generate() for _ in range(sites)]
+        cards = [
+            RunCard(
+                site=site,
+                run=run,
+                agreement=agreement.digest,
+                exchange_key=ephemeral.public_key().public_bytes_raw(),
+                nonce=os.urandom(KEY_BYTES),
+                signature=b"",
+            )
+            for site, ephemeral in enumerate(ephemerals)
+        ]
+        session = Session.of(cards, agreement)
+        self.epoch_keys = EpochKeys(EpochKeys.draw(), agreement, session.digest)
+        self.pair_keys = [
+            PairKeys(
+                agreement=agreement,
+                session=session,
+                site=site,
+                identity=identity,
+                ephemeral=ephemerals[site],
+                consortium_secret=consortium_secret,
+            )
+            for site, identity in enumerate(self._identities)
+        ]
+        self.terms = RoundTerms(
+            agreement=agreement,
+            session=session.digest,
+            epoch=1,
+            round=_TRAIN_ROUND,
+            cohort=tuple(range(sites)),
+            state=self.epoch_keys.state_mac(STATE),
+        )
+        self.plan: PackingPlan = self.terms.plan
+        self._step = 2.0 ** (2 - self.plan.parameters.value_bits)  # clips at about 2
+
+    def _agree(self, values: int, value_bits: int) -> Agreement:
+        names = simulated_site_names(len(self._identities))
+        roster = tuple(identity.card(name) for identity, name in zip(self._identities, names, strict=True))
+
+        def agreement(hidden: int) -> Agreement:
+            # one input and one hidden layer of h units make 3 h + 1 parameters
+            terms = Terms(
+                data=DataTerms(name="benchmark", features=(FeatureTerms(name="input"),)),
+                model=ModelTerms(kind="mlp", hidden=(hidden,)),
+                crypto=CryptoTerms(value_bits=value_bits),
+            )
+            return Agreement(roster=roster, terms=terms, code_digest=code_digest())
+
+        overhead = agreement(1).plan(RoundKind.TRAIN).values - 3
+        return agreement(max(1, (values - overhead) // 3))
+
+    def pack(self, update: Values) -> Integers:
+        """Quantise and pack one site's change of the model."""
+        content: dict[str, Integers] = {}
+        start = 0
+        for packed in self.plan.fields:
+            if packed.name.startswith("layers."):
+                content[packed.name], _ = quantise(
+                    update[start : start + packed.size],
+                    step=self._step,
+                    clip_steps=self.plan.parameters.clip_steps,
+                    weight=1 / len(self._identities),
+                    name=packed.name,
+                )
+                start += packed.size
+            else:
+                content[packed.name] = np.zeros(packed.size, dtype=np.int64)
+        return self.plan.pack(content)
+
+    def unpack(self, exact: Integers) -> Values:
+        """Return the sum's values."""
+        content = self.plan.unpack(exact)
+        tensors = [content[name] for name in content if name.startswith("layers.")]
+        return np.concatenate(tensors).astype(np.float64) * self._step
+
+    def seal(self, packed: Integers, site: int) -> bytes:
+        """Return one site's update as it leaves."""
+        return seal_update(
+            packed,
+            terms=self.terms,
+            state=STATE,
+            site=site,
+            identity=self._identities[site],
+            pair_keys=self.pair_keys[site],
+            epoch_keys=self.epoch_keys,
+        ).to_bytes()
+
+    def add(self, updates: Sequence[bytes | bytearray]) -> RoundSum:
+        """Do the provider's part: parse, check and add."""
+        total = RoundSum(self.terms)
+        for update in updates:
+            total.add(update)
+        return total
+
+    def release(self, aggregate: bytes) -> Integers:
+        """Do a site's part: parse, verify, decrypt."""
+        return release(
+            EncryptedAggregate.from_bytes(aggregate, self.terms.agreement),
+            terms=self.terms,
+            state=STATE,
+            epoch_keys=self.epoch_keys,
+            own_proof=None,
+        )

@@ -25,8 +25,8 @@ def run_checks() -> bool:
 
 
 def run_tests(arguments: Sequence[str]) -> int:
-    """Run pytest with the arguments; return its exit code."""
-    return _exit_code(["pytest", *arguments])
+    """Run pytest on all cores with the arguments; return its exit code."""
+    return _exit_code(["pytest", "-n", "auto", *arguments])
 
 
 def _run(command: Sequence[str]) -> bool:

@@ -24,7 +24,7 @@ from clients.statistics import Standardisation, standardisation, statistics_sums
 from clients.table import Table, Values, split_table
 from clients.training import train
 from protocol.errors import RoundKindMismatchError, ValueRefusedError
-from protocol.packing import Integers, RoundKind, packing_plan, quantise
+from protocol.packing import METRIC_FIELDS, Integers, RoundKind, packing_plan, quantise
 from protocol.parameters import CkksParameters
 from protocol.terms import Terms
 
@@ -110,8 +110,10 @@ class Learner:
         content = packing_plan(kind, self.terms, self._parameters).unpack(packed_sum)
         if _statistics_for(state, kind) is None:
             return replace(state, standardisation=standardisation(content, self.terms.data))
-        federated = FederatedMetrics.from_sums(content)
-        measured = replace(state, federated=federated, best_loss=min(state.best_loss, federated.training_loss))
+        measured = replace(state, federated=None)
+        if any(content[name].any() for name in METRIC_FIELDS):  # none in a round whose cohort withheld them
+            federated = FederatedMetrics.from_sums(content)
+            measured = replace(state, federated=federated, best_loss=min(state.best_loss, federated.training_loss))
         return self._apply_update(measured, content) if kind is RoundKind.TRAIN else measured
 
     def local_baseline(self) -> tuple[Values, Standardisation]:
@@ -179,9 +181,10 @@ class Learner:
         return content
 
     def _apply_update(self, state: LearnerState, content: Mapping[str, Integers]) -> LearnerState:
-        weight = int(content["weight"][0])
-        if weight <= 0:
-            raise ValueRefusedError("field weight: the sum of all sites' weights is not positive")
+        # a cohort that withheld its weights counts the sites outside it as unchanged
+        weight = int(content["weight"][0]) or self._weight_unit
+        if not 0 < weight <= self._weight_unit:
+            raise ValueRefusedError("field weight: the sites' weights do not add up to a share of at most 1")
         clipped = int(content["clipped"][0]) > MAX_CLIPPED_SHARE * weight
         model = state.model.copy()
         exponents = state.step_exponents.copy()

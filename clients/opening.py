@@ -22,6 +22,8 @@ from protocol.handshake import RunCard, SealedSecret, Session
 from protocol.schedule import KEY_BYTES
 
 FIRST_EPOCH = 1
+MAX_RUNS = 64
+"""Runs that a vault keeps files of. An agreement carries one run, so more are a provider's doing, not a hospital's."""
 
 
 class Opening:
@@ -41,12 +43,14 @@ class Opening:
         """Return this site's run card; the same one however often it is asked for.
 
         Raises:
-            SessionMismatchError: This site has closed the run.
+            SessionMismatchError: This site has closed the run, or was asked into too many.
         """
         if self._files.closed() is not None:
             raise SessionMismatchError("run", expected="one that is not closed", got=self._run.hex())
         if self._files.has_ephemeral():
             return self._files.card()
+        if self._files.other_runs() >= MAX_RUNS:
+            raise SessionMismatchError("runs announced in this vault", expected=f"fewer than {MAX_RUNS}", got=MAX_RUNS)
         member = self._membership
         ephemeral = X25519PrivateKey.generate()
         unsigned = RunCard(

@@ -101,6 +101,8 @@ class Rounds:
             raise RoundMismatchError("upload", expected="after this round was prepared", got="before")
         started = time.perf_counter()
         terms = self._terms(position, session, epoch, keys, call.cohort)
+        if call.cohort != position.members and terms.kind is not RoundKind.STATISTICS:
+            packed = terms.plan.model_only(packed)
         update = seal_update(
             packed,
             terms=terms,

@@ -69,6 +69,11 @@ class RunFiles:
     def _name(self, name: str) -> str:
         return f"{self._directory}/{name}"
 
+    def other_runs(self) -> int:
+        """Return how many other runs this vault has files of."""
+        runs = self._vault.path("runs")
+        return sum(1 for path in runs.iterdir() if path != self._vault.path(self._directory)) if runs.exists() else 0
+
     def has_ephemeral(self) -> bool:
         """Return whether the site has announced itself in this run and not closed it."""
         return self._vault.has(self._name(_EPHEMERAL))
@@ -123,8 +128,7 @@ class RunFiles:
         # before: a contribution that outlived its round would be taken for the next one's
         for name in (_PENDING, _TRIES):
             self._vault.delete(self._name(name))
-        # not durable: after a power cut the provider's sums are replayed onto an older position
-        self._vault.write(self._name(_POSITION), save(tensors), is_durable=False)
+        self._vault.write(self._name(_POSITION), save(tensors))
         # after: the sum of a position that was not left yet is checked against the update that is in it
         self._vault.delete(self._name(_UPLOAD))
 

@@ -19,6 +19,7 @@ from clients.secret import SecretBytes
 from protocol.errors import ConfigurationError
 
 LOCK_SECONDS: Final = 600.0
+_LONGEST_TEXT: Final = 400
 _SECRET_MODE: Final = 0o600
 _PRIVATE_DIRECTORY_MODE: Final = 0o700
 
@@ -32,7 +33,8 @@ class Vault:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(mode=_PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(_PRIVATE_DIRECTORY_MODE)  # what others may not enter keeps all below it private
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -81,7 +83,7 @@ class Vault:
             is_durable: Whether the content must have reached the disk on return. What can be made again needs not.
         """
         path = self.path(name)
-        path.parent.mkdir(mode=_PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
+        self._make_private(path.parent)
         partial = path.with_name(f".{path.name}.partial")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _SECRET_MODE)
         with os.fdopen(descriptor, "wb") as file:
@@ -92,6 +94,11 @@ class Vault:
         partial.replace(path)
         if is_durable:
             _sync_directory(path.parent)
+
+    def _make_private(self, directory: Path) -> None:
+        if directory != self.directory:
+            self._make_private(directory.parent)
+            directory.mkdir(mode=_PRIVATE_DIRECTORY_MODE, exist_ok=True)
 
     def read_secret(self, name: str) -> SecretBytes:
         """Read a secret file.
@@ -141,8 +148,9 @@ class Vault:
                 continue
 
     def record(self, event: str, **fields: object) -> None:
-        """Write one line of the site's own log: never values, keys or records."""
-        self.append("events.jsonl", {"event": event, "time": round(time.time(), 3), **fields})
+        """Write one line of the site's own log: never values, keys or records. Long texts, a peer's, are cut."""
+        short = {name: field[:_LONGEST_TEXT] if isinstance(field, str) else field for name, field in fields.items()}
+        self.append("events.jsonl", {"event": event, "time": round(time.time(), 3), **short})
 
 
 def _sync_directory(directory: Path) -> None:

@@ -18,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]  # OmegaConf's parser raises it; nothing else of yaml is used
+from yaml import AliasToken, YAMLError, scan  # type: ignore[import-untyped]  # OmegaConf's own parser
 
 from conf.schema import ExperimentConfig
 from protocol.errors import ConfigurationError
@@ -26,6 +26,10 @@ from protocol.terms import DataTerms
 
 CONFIG_DIRECTORY: Final = Path(__file__).resolve().parent
 """Where the YAML groups are."""
+
+MAX_YAML_CHARACTERS: Final = 1 << 16
+MAX_VALUE_CHARACTERS: Final = 200
+"""Longest texts that are taken from a run config."""
 
 _RUN_CONFIG_KEY: Final = re.compile(r"[a-z_]+(\.[a-z_]+)*")
 _GROUPS: Final = (*(group.name for group in fields(ExperimentConfig)), "experiment")
@@ -90,6 +94,8 @@ def from_yaml(text: str) -> ExperimentConfig:
         ConfigurationError: Not a YAML mapping, an unknown or missing key, or a value out of range; names the key.
     """
     try:
+        if any(isinstance(token, AliasToken) for token in scan(text)):
+            raise ConfigurationError("the configuration repeats a part by a YAML alias; write it out")
         config = OmegaConf.create(text)
     except (YAMLError, *_REFUSALS) as error:
         raise ConfigurationError(f"the configuration is not YAML: {_readable(error)}") from error
@@ -114,9 +120,16 @@ def from_run_config(run_config: Mapping[str, str | int | float | bool]) -> Exper
 @lru_cache(maxsize=16)
 def _from_run_config(run_config: tuple[tuple[str, str | int | float | bool], ...]) -> ExperimentConfig:
     """Compose once per process: a site asks with every message, and composing takes longer than most of them."""
-    whole = dict(run_config).get("hydra", "")
+    whole = str(dict(run_config).get("hydra", ""))
+    # the run config comes from outside, and parsing takes longer than linear time
+    longest = max((len(str(value)) for key, value in run_config if key != "hydra"), default=0)
+    if len(whole) > MAX_YAML_CHARACTERS or longest > MAX_VALUE_CHARACTERS:
+        raise ConfigurationError(
+            f"run config: a value is longer than {MAX_VALUE_CHARACTERS} characters, or the YAML in `hydra` than "
+            f"{MAX_YAML_CHARACTERS}"
+        )
     if whole:
-        return from_yaml(str(whole))
+        return from_yaml(whole)
     overrides = []
     for key, value in run_config:
         if value == "":

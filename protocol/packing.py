@@ -31,6 +31,7 @@ FRACTION_BITS: Final = 20
 """Fixed-point bits below the binary point for real sums in exact fields."""
 
 HISTOGRAM_BINS: Final = 16
+_WEIGHT: Final = "weight"
 
 METRIC_FIELDS: Final[dict[str, int]] = {
     "records": 1,
@@ -142,6 +143,18 @@ class PackingPlan:
             content[field.name] = total
         return content
 
+    def model_only(self, packed: Integers) -> Integers:
+        """Return a packed vector with everything set to 0 that does not change the model: weight, counts, metrics.
+
+        Such numbers say the same in every round, so the difference of two sums over different cohorts would be one
+        site's own. A round whose cohort is not the statistics sum's goes without them.
+        """
+        names = [field.name for field in self.fields]
+        kept = names.index(_WEIGHT) if _WEIGHT in names else 0
+        flat = packed.reshape(-1).copy()
+        flat[sum(field.size * field.digits for field in self.fields[:kept]) :] = 0
+        return flat.reshape(self.shape)
+
     def _spread(self, field: Field, integers: Integers) -> Integers:
         if field.digits == 1:
             if _largest(integers) > self.parameters.site_limit:
@@ -179,7 +192,7 @@ def packing_plan(kind: RoundKind, terms: Terms, parameters: CkksParameters) -> P
     if kind is RoundKind.TRAIN:
         shapes = terms.model.tensor_shapes(len(terms.data.features))
         fields = [Field(name=name, size=int(np.prod(shape))) for name, shape in shapes.items()]
-        fields += [Field(name="weight", size=1), Field(name="clipped", size=1)]
+        fields += [Field(name=_WEIGHT, size=1), Field(name="clipped", size=1)]
     if kind is not RoundKind.STATISTICS:
         fields += [exact_field(name, size, parameters) for name, size in METRIC_FIELDS.items()]
     return PackingPlan(kind=kind, parameters=parameters, fields=tuple(fields))

@@ -1,6 +1,6 @@
 """Derive every key of a run from what its sites share: labelled, and bound to what the key is for.
 
-Names follow protocol.md: A is the agreement's digest, X the session's, E an epoch's secret, PRK a pair's key.
+In what follows A is the agreement's digest, X the session's, E an epoch's secret, PRK a pair's key.
 
 Trust: pure functions over bytes. Sites call them with secrets; nothing is kept here.
 """

@@ -32,7 +32,7 @@ is_installed() {   # $1: "run", or "dev", which includes it
 install() {
     local python what="$project"
     if [[ "$1" == dev ]]; then what="$project[dev]"; fi
-    echo "Installing Cipherward into .venv: only the first start does, and it takes a few minutes." >&2
+    echo "Installing Cipherward ($1) into .venv: only the first start does, and it takes a few minutes." >&2
     rm -f "$stamp"
     if ! is_sound; then
         python="$(find_python)"

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
+from protocol.errors import ConfigurationError
 from scripts.environment import program, project_root
 
 CHECKS: Final[tuple[tuple[str, ...], ...]] = (
@@ -34,5 +36,7 @@ def _run(command: Sequence[str]) -> bool:
 
 
 def _exit_code(command: Sequence[str]) -> int:
+    if not Path(program(command[0])).exists():
+        raise ConfigurationError(f"{command[0]} is not installed: scripts/check and scripts/test install it, once")
     print("$", *command, flush=True)
     return subprocess.run([program(command[0]), *command[1:]], cwd=project_root(), check=False).returncode

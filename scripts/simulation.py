@@ -6,6 +6,7 @@ Trust: runs at the simulation's observer, who owns every simulated site.
 from __future__ import annotations
 
 import time
+from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from rich.console import Console
 import conf
 from conf import ExperimentConfig
 from protocol.errors import ConfigurationError, RunFailedError
+from protocol.parameters import advise
 from scripts.environment import core_count, project_root
 from scripts.events import FINAL_EVENTS, PROVIDER_EVENTS, Event, EventTail, check_completed, outcome_from_events
 from scripts.progress import ProgressDisplay, progress_display
@@ -63,8 +65,10 @@ def check_simulation(config: ExperimentConfig, run_directory: Path) -> None:
     """Refuse what could only fail after everything was started.
 
     Raises:
-        ConfigurationError: Names the key and what it needs.
+        ConfigurationError: Names what cannot work and what it needs.
     """
+    from clients.partition import load_public_table, partition  # noqa: PLC0415 - scikit-learn takes seconds
+
     cores = core_count()
     if config.federation.client_cpus > cores:
         raise ConfigurationError(
@@ -72,6 +76,20 @@ def check_simulation(config: ExperimentConfig, run_directory: Path) -> None:
         )
     if (run_directory / PROVIDER_EVENTS).exists():
         raise ConfigurationError(f"hydra.run.dir = {run_directory} holds another run; choose a new directory")
+    terms, federation = config.terms, config.federation
+    advise(
+        sites=federation.sites,
+        value_bits=terms.crypto.value_bits,
+        values=sum(prod(shape) for shape in terms.model.tensor_shapes(len(terms.data.features)).values()),
+        security_bits=terms.crypto.security_bits,
+    )
+    partition(
+        load_public_table(terms.data),
+        sites=federation.sites,
+        kind=federation.partition,
+        alpha=federation.alpha,
+        seed=terms.training.seed,
+    )
 
 
 def follow(superlink: SuperLink, run: RunId, run_directory: Path, display: ProgressDisplay) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -57,9 +58,11 @@ class PlainSite:
     Args:
         agreement: The run's agreement.
         learner: The site's learning.
+        cohorts: Each round's cohort.
     """
 
-    def __init__(self, agreement: Agreement, learner: Learner) -> None:
+    def __init__(self, agreement: Agreement, learner: Learner, cohorts: Sequence[Sequence[int]]) -> None:
+        self._cohorts = cohorts
         self._agreement = agreement
         self._learner = learner
         self._state = learner.initial_state()
@@ -75,7 +78,10 @@ class PlainSite:
         sums = [array.numpy() for array in message.content.array_records[SUMS].values()]
         for packed_sum in sums:
             self.apply(packed_sum, round_number - 1)
-        packed = self._learner.contribution(self._state, self._agreement.round_kind(round_number), round_number)
+        kind = self._agreement.round_kind(round_number)
+        packed = self._learner.contribution(self._state, kind, round_number)
+        if self._cohorts[round_number] != self._cohorts[0]:
+            packed = self._agreement.plan(kind).model_only(packed)
         return Message(RecordDict({SUMS: ArrayRecord({CONTRIBUTION: Array(packed)})}), reply_to=message)
 
 
@@ -90,7 +96,8 @@ def plaintext_model(run_directory: Path) -> Values:
     """
     agreement = run_agreement(run_directory)
     learners = run_learners(run_directory, agreement)
-    sites = {agreement.position(name): PlainSite(agreement, learner) for name, learner in learners.items()}
+    cohorts = _cohorts(run_directory, agreement)
+    sites = {agreement.position(name): PlainSite(agreement, learner, cohorts) for name, learner in learners.items()}
     app = ClientApp()
 
     @app.train()
@@ -98,7 +105,7 @@ def plaintext_model(run_directory: Path) -> Values:
         return sites[context.node_id].handle(message)
 
     grid = InProcessGrid(app, {position: {} for position in sites}, {})
-    strategy = PlainFedAvg(_cohorts(run_directory, agreement))
+    strategy = PlainFedAvg(cohorts)
     flower_log = logging.getLogger("flwr")
     level = flower_log.level
     flower_log.setLevel(logging.WARNING)  # thirty lines about a run that is not the person's

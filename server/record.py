@@ -12,6 +12,8 @@ import os
 import time
 from pathlib import Path
 
+_LONGEST_TEXT = 400
+
 _log = logging.getLogger("flwr.cipherward.provider")
 
 
@@ -27,11 +29,12 @@ class RunRecord:
         (directory / "sums").mkdir(parents=True, exist_ok=True)
 
     def event(self, name: str, **fields: object) -> None:
-        """Append one event to events.jsonl and to Flower's log."""
-        entry = {"event": name, "time": round(time.time(), 3), **fields}
+        """Append one event to events.jsonl and to Flower's log. Long texts, a peer's, are cut."""
+        short = {key: field[:_LONGEST_TEXT] if isinstance(field, str) else field for key, field in fields.items()}
+        entry = {"event": name, "time": round(time.time(), 3), **short}
         with (self._directory / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, separators=(",", ":")) + "\n")
-        _log.info("%s %s", name, " ".join(f"{key}={value}" for key, value in fields.items()))
+        _log.info("%s %s", name, " ".join(f"{key}={value}" for key, value in short.items()))
 
     def keep_sum(self, round_number: int, data: bytes) -> None:
         """Keep a round's encrypted sum, on disk before the round is over."""

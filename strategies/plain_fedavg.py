@@ -20,7 +20,6 @@ from protocol.packing import Integers
 from strategies.train_only import TrainOnlyStrategy
 
 CONTRIBUTION: Final = "contribution"
-SUM: Final = "sum"
 SUMS: Final = "sums"
 ROUND: Final = "round"
 

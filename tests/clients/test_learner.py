@@ -285,15 +285,29 @@ def test_a_diverged_model_is_refused_by_its_tensor():
         learner.apply(replace(state, model=np.array([0.0, 0.0, math.inf])), RoundKind.TRAIN, packed)
 
 
-def test_a_sum_without_weight_is_refused():
+@pytest.mark.parametrize("weight", [-1, (1 << (PARAMETERS.value_bits - 2)) + 1])
+def test_weights_that_are_no_shares_are_refused(weight):
     learner = small()
     state = after_statistics([learner])
     plan = packing_plan(RoundKind.TRAIN, learner.terms, PARAMETERS)
     content = plan.unpack(learner.contribution(state, RoundKind.TRAIN, 1))
-    content["weight"] = np.array([0])
+    content["weight"] = np.array([weight])
 
     with pytest.raises(ValueRefusedError, match="weight"):
         learner.apply(state, RoundKind.TRAIN, plan.pack(content))
+
+
+def test_a_sum_that_withheld_its_counts_moves_the_model_and_says_nothing_else():
+    learner = small()
+    state = after_statistics([learner])
+    plan = packing_plan(RoundKind.TRAIN, learner.terms, PARAMETERS)
+    packed = learner.contribution(state, RoundKind.TRAIN, 1)
+
+    full, bare = (learner.apply(state, RoundKind.TRAIN, vector) for vector in (packed, plan.model_only(packed)))
+
+    np.testing.assert_array_equal(bare.model, full.model)  # a single site's weight is 1 anyway
+    assert full.federated is not None
+    assert (bare.federated, bare.best_loss) == (None, state.best_loss)
 
 
 def test_a_site_outside_the_statistics_sum_cannot_weigh_more_than_all():

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from clients.identity import Identity
 from clients.keys import EpochKeys
-from clients.opening import Opening
+from clients.opening import MAX_RUNS, Opening
 from clients.run_files import RunFiles
 from protocol.envelope import Request
 from protocol.errors import (
@@ -75,6 +75,16 @@ def test_every_run_has_its_own_key_and_nonce(founded):
         cards += [founded.card_of(site) for site in founded.everyone]
 
     assert len({card.exchange_key for card in cards}) == len({card.nonce for card in cards}) == 8
+
+
+def test_a_provider_cannot_fill_the_vault_with_runs(founded):
+    membership = founded.site(0).membership
+    for number in range(MAX_RUNS):
+        Opening(membership, number.to_bytes(16, "big")).handle_announce()
+
+    with pytest.raises(SessionMismatchError, match="runs announced"):
+        Opening(membership, bytes([255] * 16)).handle_announce()
+    Opening(membership, bytes(16)).handle_announce()  # a run that it knows goes on
 
 
 def test_a_closed_run_is_not_announced_again(summed):

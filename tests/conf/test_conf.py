@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import conf
 from clients.partition import load_public_table, partition
+from conf.composition import MAX_VALUE_CHARACTERS, MAX_YAML_CHARACTERS, from_run_config
 from conf.schema import FederationConfig
 from protocol.errors import ConfigurationError
 from protocol.parameters import advise
@@ -220,6 +221,19 @@ def test_a_whole_configuration_in_the_run_config_counts_alone():
 def test_a_run_config_reaches_nothing_but_the_experiment(run_config, message):
     with pytest.raises(ConfigurationError, match=message):
         conf.from_run_config(run_config)
+
+
+@pytest.mark.parametrize(
+    ("run_config", "message"),
+    [
+        ({"hydra": "a: " + "x" * MAX_YAML_CHARACTERS}, "longer than"),
+        ({"model.hidden": "[" + "1," * MAX_VALUE_CHARACTERS + "1]"}, "longer than"),
+        ({"hydra": "a: &a [1]\nb: [*a, *a]\n"}, "alias"),
+    ],
+)
+def test_a_run_config_that_would_take_long_to_read_is_refused_unread(run_config, message):
+    with pytest.raises(ConfigurationError, match=message):
+        from_run_config(run_config)
 
 
 def test_what_a_hydra_command_composes_becomes_the_same_experiment():

@@ -18,6 +18,7 @@ from protocol.handshake import Session
 from protocol.notes import NoteKind, SiteNote
 from protocol.parameters import CkksParameters
 from protocol.update import EncryptedAggregate
+from scripts.twin import plaintext_model
 
 
 def events(federation, name=None):
@@ -122,6 +123,21 @@ def test_a_site_that_is_late_for_one_round_is_back_in_the_next_with_both_sums(ru
     ]
     assert events(founded, "finished")[0]["states_identical"] is True
     assert len({model_of(founded, site).tobytes() for site in founded.everyone}) == 1
+    np.testing.assert_array_equal(model_of(founded, 0), plaintext_model(founded.directory))
+
+
+def test_a_smaller_cohort_goes_without_counts_and_metrics_which_the_difference_to_the_others_would_give_away(
+    run, founded
+):
+    run(founded, replacing(on(Request.PREPARE, 102, nth=1), pack_refusal()))
+
+    lines = founded.vault(0).path("metrics.jsonl").read_text().splitlines()
+    assert {entry["round"]: "federation_before_round" in entry for entry in map(json.loads, lines)} == {
+        0: False,  # statistics
+        1: False,  # without hospital-3
+        2: True,
+        3: True,
+    }
 
 
 def test_too_few_ready_sites_are_no_cohort(run, founded):

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 import conf
-from scripts.events import PROVIDER_EVENTS
+from scripts.events import PROVIDER_EVENTS, read_events
 from scripts.simulation import simulate
 
 
@@ -65,9 +65,9 @@ def round_(
     )
     with tempfile.TemporaryDirectory(prefix="cipherward-bench-") as directory:
         simulate(config, Path(directory), console)
-        events = (Path(directory) / PROVIDER_EVENTS).read_text(encoding="utf-8").splitlines()
+        events = read_events(Path(directory) / PROVIDER_EVENTS)
     parameters = sum(prod(shape) for shape in config.model.tensor_shapes(inputs).values())
-    trained = [event for event in map(json.loads, events) if event.get("kind") == "train"]
+    trained = [event for event in events if event.get("kind") == "train"]
     document: dict[str, Any] = {
         "parameters": parameters,
         "sites": sites,
@@ -80,8 +80,8 @@ def round_(
         "down_bytes_per_site": statistics.median(event["down_bytes"] for event in trained),
     }
     console.print(
-        f"{parameters:,} parameters, {sites} sites: {document['round_seconds']:.2f} s per round (medians of {rounds}; "
-        f"{document['ready_seconds']:.2f} s until all are ready, {document['upload_seconds']:.2f} s for the uploads, "
+        f"{parameters:,} parameters, {sites} sites: {document['round_seconds']:.2f} s per round "
+        f"(each figure the median of {rounds}; {document['ready_seconds']:.2f} s until all are ready, {document['upload_seconds']:.2f} s for the uploads, "
         f"{document['aggregate_seconds'] * 1000:.0f} ms of them the provider's sum); per site and round "
         f"{document['up_bytes_per_site'] / 1e6:.2f} MB up, {document['down_bytes_per_site'] / 1e6:.2f} MB down",
         highlight=False,

@@ -179,7 +179,7 @@ _PUBLIC_KEY = tenseal.ENCRYPTION_TYPE.ASYMMETRIC
 
 
 def update(
-    values: Annotated[int, typer.Option(help="Values in one update.", min=1)] = 1 << 20,
+    values: Annotated[int, typer.Option(help="Values in one update, about.", min=1)] = 1 << 20,
     sites: Annotated[int, typer.Option(help="Sites in the cohort.", min=3, max=128)] = 4,
     value_bits: Annotated[
         int, typer.Option(help="Exact bits per value; picks the 24-, 32- or 40-bit prime.", min=8, max=32)

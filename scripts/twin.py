@@ -8,7 +8,6 @@ Trust: the simulation's observer, who has every site's table at hand.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from clients.table import Values, read_table
 from protocol.agreement import Agreement
 from protocol.errors import ConfigurationError
 from protocol.packing import Integers
+from scripts.events import PROVIDER_EVENTS, read_events
 from scripts.in_process import InProcessGrid
 from strategies.plain_fedavg import CONTRIBUTION, ROUND, SUMS, PlainFedAvg
 
@@ -118,6 +118,5 @@ def plaintext_model(run_directory: Path) -> Values:
 
 
 def _cohorts(run_directory: Path, agreement: Agreement) -> list[list[int]]:
-    lines = (run_directory / "provider" / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    rounds = [entry for entry in map(json.loads, lines) if entry["event"] == "round"]
+    rounds = [event for event in read_events(run_directory / PROVIDER_EVENTS) if event["event"] == "round"]
     return [[agreement.position(name) for name in entry["cohort"]] for entry in rounds]

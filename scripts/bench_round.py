@@ -81,7 +81,8 @@ def round_(
     }
     console.print(
         f"{parameters:,} parameters, {sites} sites: {document['round_seconds']:.2f} s per round "
-        f"(each figure the median of {rounds}; {document['ready_seconds']:.2f} s until all are ready, {document['upload_seconds']:.2f} s for the uploads, "
+        f"(each figure the median of {rounds}; {document['ready_seconds']:.2f} s until all are "
+        f"ready, {document['upload_seconds']:.2f} s for the uploads, "
         f"{document['aggregate_seconds'] * 1000:.0f} ms of them the provider's sum); per site and round "
         f"{document['up_bytes_per_site'] / 1e6:.2f} MB up, {document['down_bytes_per_site'] / 1e6:.2f} MB down",
         highlight=False,

@@ -18,10 +18,9 @@ from clients.membership import Membership
 from clients.run_files import RunFiles
 from clients.secret import SecretBytes
 from protocol.errors import EpochMismatchError, SealError, SessionMismatchError, SiteMismatchError
-from protocol.handshake import RunCard, SealedSecret, Session
+from protocol.handshake import FIRST_EPOCH, RunCard, SealedSecret, Session
 from protocol.schedule import KEY_BYTES
 
-FIRST_EPOCH = 1
 MAX_RUNS = 64
 """Runs that a vault keeps files of. An agreement carries one run, so more are a provider's doing, not a hospital's."""
 

@@ -22,6 +22,9 @@ from clients.table import Values
 
 MODELS: Final = "models"
 METRICS: Final = "metrics.jsonl"
+RESULT: Final = "result.json"
+SCORES: Final = "scores.csv"
+SCORE_COLUMNS: Final = ("label", "local", "federated")
 MODEL_FORMAT: Final = "cipherward.model/1"
 """The metadata entry of a model's file; its value says in JSON what the model was made for."""
 
@@ -77,9 +80,9 @@ class Results:
             "federated": self._learner.evaluate(state.model, state.standardisation).as_json(),
             "federated_sums": None if state.federated is None else state.federated.as_json(),
         }
-        self._vault.write("result.json", json.dumps(result, indent=2).encode() + b"\n")
+        self._vault.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
         self._vault.write(
-            "scores.csv",
+            SCORES,
             _scores_csv(
                 self._learner.held_out_table.labels,
                 self._learner.held_out_scores(local, local_standardisation),
@@ -105,16 +108,17 @@ class Results:
         # one entry: safetensors writes several in no fixed order, and equal models are to be equal files
         metadata = {MODEL_FORMAT: json.dumps(description)}
         contiguous = {tensor: np.ascontiguousarray(array) for tensor, array in tensors.items()}
-        self._vault.write(_model_path(name), save(contiguous, metadata), is_durable=False)
+        self._vault.write(model_path(name), save(contiguous, metadata), is_durable=False)
 
 
-def _model_path(name: str) -> str:
+def model_path(name: str) -> str:
+    """Return the place of a model in the vault: "last", "best" or "local"."""
     return f"{MODELS}/{name}.safetensors"
 
 
 def _scores_csv(labels: np.ndarray, local: Values, federated: Values) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["label", "local", "federated"])
+    writer.writerow(SCORE_COLUMNS)
     writer.writerows(zip(labels.tolist(), local.tolist(), federated.tolist(), strict=True))
     return buffer.getvalue().encode()

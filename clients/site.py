@@ -5,7 +5,6 @@ Trust: site only. To the provider every refusal is the same.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -16,7 +15,7 @@ from clients.rounds import Rounds
 from clients.self_check import check_backend
 from clients.table import read_table
 from clients.vault import Vault
-from protocol.envelope import Request, pack_list, unpack_list
+from protocol.envelope import ROUND_NUMBER, Request, pack_list, unpack_list
 from protocol.errors import LengthError
 from protocol.handshake import RUN_BYTES
 from protocol.terms import MAX_ROUNDS
@@ -32,8 +31,6 @@ REQUEST_PARTS: Final[dict[Request, tuple[str, ...]]] = {
     Request.CLOSE: ("run", "aggregates"),
 }
 """What each request carries."""
-
-_ROUND = struct.Struct("<I")
 
 
 class Site:
@@ -95,9 +92,9 @@ class Site:
         return {}
 
     def _prepare(self, parts: Parts) -> dict[str, bytes]:
-        if len(parts["round"]) != _ROUND.size:
-            raise LengthError("round number bytes", expected=_ROUND.size, got=len(parts["round"]))
-        (round_number,) = _ROUND.unpack(parts["round"])
+        if len(parts["round"]) != ROUND_NUMBER.size:
+            raise LengthError("round number bytes", expected=ROUND_NUMBER.size, got=len(parts["round"]))
+        (round_number,) = ROUND_NUMBER.unpack(parts["round"])
         aggregates = unpack_list(parts["aggregates"], limit=MAX_ROUNDS + 2)
         return {"note": self._rounds(parts).handle_prepare(round_number, aggregates)}
 

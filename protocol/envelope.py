@@ -6,6 +6,7 @@ anyone else would unpickle.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
@@ -14,6 +15,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from protocol.errors import PUBLIC_REFUSAL, MalformedError, PeerRefusedError
+
+ROUND_NUMBER: Final = struct.Struct("<I")
+"""How a request carries the number of a round."""
 
 _STYPE: Final = "cipherward.bytes/1"
 _PARTS: Final = "parts"

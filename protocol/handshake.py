@@ -21,6 +21,8 @@ from protocol.errors import (
 from protocol.schedule import digest, frame
 
 RUN_BYTES: Final = 16
+FIRST_EPOCH: Final = 1
+"""Key epoch that a run opens with."""
 _CARD = struct.Struct("<4sHxx16s32s32s32s64s")
 _CARD_MAGIC: Final = b"CWK1"
 _SECRET = struct.Struct("<4sHHI32s32s48s32s64s")

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from clients.evaluation import Metrics, score
+from clients.results import RESULT, SCORE_COLUMNS, SCORES, model_path
 from clients.simulation import SITES
 from clients.statistics import Standardisation
 from clients.table import Values
@@ -28,7 +29,7 @@ from scripts.events import PROVIDER_EVENTS, Event, RoundEvent, RunStatus, outcom
 from scripts.summary import Checks, Comparison, Crypto, Scores, Seconds, SiteResult, Summary, Traffic
 from scripts.twin import plaintext_model, run_agreement, run_learners
 
-SCORES_HEADER: Final = "label,local,federated"
+SCORES_HEADER: Final = ",".join(SCORE_COLUMNS)
 
 
 def summarise(run_directory: Path, *, verify: bool) -> Summary:
@@ -49,8 +50,8 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
     training = [event for event in rounds if event.kind == "train"]
     sites = next((tuple(event["sites"]) for event in events if event["event"] == "joined"), ())
     homes = [run_directory / SITES / name for name in sites]
-    reporting = [home for home in homes if (home / "result.json").exists()]
-    models = [_model(home / "models" / "last.safetensors", agreement.terms) for home in reporting]
+    reporting = [home for home in homes if (home / RESULT).exists()]
+    models = [_model(home / model_path("last"), agreement.terms) for home in reporting]
     everywhere = _local_everywhere(run_directory, agreement, [home.name for home in reporting]) if reporting else {}
     difference = None
     if verify and outcome.status is RunStatus.COMPLETED:
@@ -80,7 +81,7 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
 
 
 def _site_result(home: Path, local_everywhere: Scores) -> SiteResult:
-    result = json.loads((home / "result.json").read_text(encoding="utf-8"))
+    result = json.loads((home / RESULT).read_text(encoding="utf-8"))
     return SiteResult(
         train_records=result["records"]["train"],
         test_records=result["records"]["test"],
@@ -95,7 +96,7 @@ def _scores(metrics: Metrics) -> Scores:
 
 def _pooled(homes: Sequence[Path]) -> Comparison:
     """Score all sites' held-out patients together."""
-    columns = np.concatenate([_score_columns(home / "scores.csv") for home in homes], axis=0)
+    columns = np.concatenate([_score_columns(home / SCORES) for home in homes], axis=0)
     labels = columns[:, 0].astype(np.int8)
     return Comparison(
         local=_scores(Metrics.of(labels, columns[:, 1])), federated=_scores(Metrics.of(labels, columns[:, 2]))
@@ -143,7 +144,7 @@ def _local_everywhere(run_directory: Path, agreement: Agreement, names: Sequence
     features = np.concatenate([table.features for table in tables])
     scores = {}
     for name in names:
-        path = run_directory / SITES / name / "models" / "local.safetensors"
+        path = run_directory / SITES / name / model_path("local")
         tensors = load_file(path)
         own = Standardisation(
             mean=tensors["standardisation.mean"],

@@ -11,7 +11,6 @@ Trust: runs at the provider, without a secret key.
 from __future__ import annotations
 
 import os
-import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -22,7 +21,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from protocol.agreement import Cohort
-from protocol.envelope import Request, pack_list
+from protocol.envelope import ROUND_NUMBER, Request, pack_list
 from protocol.errors import (
     CohortError,
     ConfigurationError,
@@ -31,7 +30,7 @@ from protocol.errors import (
     SiteMismatchError,
     StateMismatchError,
 )
-from protocol.handshake import RUN_BYTES
+from protocol.handshake import FIRST_EPOCH, RUN_BYTES
 from protocol.notes import NoteKind, SiteNote, UploadCall
 from protocol.rounds import RoundTerms
 from protocol.terms import Terms
@@ -41,8 +40,6 @@ from strategies.round_sum import RoundSum
 from strategies.streaming_grid import StreamingGrid
 from strategies.train_only import TrainOnlyStrategy
 
-_ROUND: Final = struct.Struct("<I")
-_EPOCH: Final = 1
 _AGGREGATE: Final = "aggregate"
 
 
@@ -147,7 +144,9 @@ class EncryptedFedAvg(TrainOnlyStrategy):
         del arrays, config, grid
         self._round_started = time.monotonic()
         return [
-            self._run.request(Request.PREPARE, site, round=_ROUND.pack(server_round), aggregates=self._sums_for(site))
+            self._run.request(
+                Request.PREPARE, site, round=ROUND_NUMBER.pack(server_round), aggregates=self._sums_for(site)
+            )
             for site in self._members
         ]
 
@@ -223,7 +222,7 @@ class EncryptedFedAvg(TrainOnlyStrategy):
                     kind=kind,
                     agreement=run.agreement,
                     session=run.session.digest,
-                    epoch=_EPOCH,
+                    epoch=FIRST_EPOCH,
                     round_number=round_number,
                 )
                 if run.nodes.get(note.site) != node:
@@ -247,7 +246,7 @@ class EncryptedFedAvg(TrainOnlyStrategy):
         terms = RoundTerms(
             agreement=self._run.agreement,
             session=self._run.session.digest,
-            epoch=_EPOCH,
+            epoch=FIRST_EPOCH,
             round=round_number,
             cohort=tuple(sorted(sites)),
             state=state,

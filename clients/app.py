@@ -34,11 +34,26 @@ def _answer(request: Request, message: Message, context: Context) -> RecordDict:
         site = Site.of(vault)
         _check_terms(site, experiment)
         parts = unpack_envelope(message.content, REQUEST_PARTS[request])
-        return pack_envelope(site.handle(request, parts))
+        answer = pack_envelope(site.handle(request, parts))
     except Exception as error:  # whatever it is, the provider must not learn it
         with suppress(Exception):  # a full disk is no reason to tell the provider anything
             _tell_own_people(vault, request, error)
         return pack_refusal()
+    if request is Request.CLOSE:
+        _write_report(site, parts["run"])
+    return answer
+
+
+def _write_report(site: Site, run: bytes) -> None:
+    """Leave the site's people a page about the run; that it was closed does not hang on it."""
+    try:
+        from clients.report import write_site_report  # noqa: PLC0415 - loads a plotting library, once per run
+
+        with site.membership.vault.locked():
+            write_site_report(site.membership, site.learner, run.hex())
+    except Exception as error:
+        with suppress(Exception):
+            _tell_own_people(site.membership.vault, "report", error)
 
 
 def _check_terms(site: Site, experiment: conf.ExperimentConfig) -> None:
@@ -54,18 +69,10 @@ def _vault_of(context: Context, experiment: conf.ExperimentConfig) -> Vault:
     directory = context.node_config.get("vault")
     if directory is not None:
         return Vault(Path(str(directory)))
-    federation = experiment.federation
-    return simulated_vault(
-        run_directory(context.run_id),
-        int(context.node_config["partition-id"]),
-        terms=experiment.terms,
-        sites=federation.sites,
-        kind=federation.partition,
-        alpha=federation.alpha,
-    )
+    return simulated_vault(run_directory(context.run_id), int(context.node_config["partition-id"]), experiment)
 
 
-def _tell_own_people(vault: Vault | None, request: Request, error: Exception) -> None:
+def _tell_own_people(vault: Vault | None, request: str, error: Exception) -> None:
     # the text of an error that was not raised on purpose may hold values: its place is enough to find it
     reason = str(error) if isinstance(error, FederationError) else "unexpected; see where"
     where = "" if isinstance(error, FederationError) else _place_of(error)

@@ -7,7 +7,7 @@ site alone stay there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
@@ -73,6 +73,8 @@ class FederatedMetrics:
         auc: Area under the ROC curve of the score histograms, half credit within a bin; None if a label is absent.
         auc_bound: The exact area is within +- this of `auc`.
         training_loss: Mean loss over all sites' training patients, in nats.
+        positive_scores: How many held-out patients with label 1 have a score in each of HISTOGRAM_BINS equal bins.
+        negative_scores: The same of label 0.
     """
 
     records: int
@@ -82,6 +84,8 @@ class FederatedMetrics:
     auc: float | None
     auc_bound: float | None
     training_loss: float
+    positive_scores: tuple[int, ...]
+    negative_scores: tuple[int, ...]
 
     @classmethod
     def from_sums(cls, content: Mapping[str, Integers]) -> Self:
@@ -94,7 +98,8 @@ class FederatedMetrics:
         if records <= 0 or training_records <= 0:
             raise ValueRefusedError("field records: the sum of all sites' patients is not positive")
         true_positives, _, true_negatives, _ = content["confusion"].tolist()
-        auc, auc_bound = _histogram_auc(content["positive_scores"].tolist(), content["negative_scores"].tolist())
+        positive, negative = tuple(content["positive_scores"].tolist()), tuple(content["negative_scores"].tolist())
+        auc, auc_bound = _histogram_auc(positive, negative)
         return cls(
             records=records,
             loss=int(content["loss"][0]) / _FRACTION / records,
@@ -103,9 +108,11 @@ class FederatedMetrics:
             auc=auc,
             auc_bound=auc_bound,
             training_loss=int(content["training_loss"][0]) / _FRACTION / training_records,
+            positive_scores=positive,
+            negative_scores=negative,
         )
 
-    def as_json(self) -> dict[str, int | float | None]:
+    def as_json(self) -> dict[str, int | float | tuple[int, ...] | None]:
         """Return the attributes by name."""
         return asdict(self)
 
@@ -181,7 +188,7 @@ def _integer(number: int) -> Integers:
     return np.array([number], dtype=np.int64)
 
 
-def _histogram_auc(positive: list[int], negative: list[int]) -> tuple[float, float] | tuple[None, None]:
+def _histogram_auc(positive: Sequence[int], negative: Sequence[int]) -> tuple[float, float] | tuple[None, None]:
     pairs = sum(positive) * sum(negative)
     if pairs <= 0:
         return None, None

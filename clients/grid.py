@@ -26,21 +26,24 @@ def first_exponent(*, clip: float, clip_steps: int) -> int:
     return exponent
 
 
-def next_exponent(exponent: int, *, largest_change: float, clipped: bool, clip: float, clip_steps: int) -> int:
+def least_exponent(*, clip: float, clip_steps: int) -> int:
+    """Return log2 of the finest grid step, as long as no range has been too narrow."""
+    return first_exponent(clip=RANGE_LIMITS[0] * clip, clip_steps=clip_steps)
+
+
+def next_exponent(*, least: int, largest_change: float, clip: float, clip_steps: int) -> int:
     """Return log2 of a tensor's grid step in the next round.
 
     Args:
-        exponent: log2 of the step in this round.
+        least: log2 of the finest step allowed: coarser than every step whose range has cut off too many values.
         largest_change: Largest absolute mean change in the tensor in this round; finite, >= 0.
-        clipped: Whether this round's range cut off too many values; the next one is then at least twice as wide.
-        clip: The agreed range of the first round; the next range stays within RANGE_LIMITS of it.
+        clip: The agreed range of the first round; no range is wider than RANGE_LIMITS of it.
         clip_steps: Grid steps in a range.
     """
-    wanted = _power_of_two_from(HEADROOM * largest_change)
-    if clipped:
-        wanted = 2.0 * max(wanted, math.ldexp(clip_steps, exponent))
     narrowest, widest = RANGE_LIMITS
-    return first_exponent(clip=min(max(wanted, narrowest * clip), widest * clip), clip_steps=clip_steps)
+    wanted = max(_power_of_two_from(HEADROOM * largest_change), narrowest * clip)
+    coarsest = first_exponent(clip=widest * clip, clip_steps=clip_steps)
+    return min(max(first_exponent(clip=min(wanted, widest * clip), clip_steps=clip_steps), least), coarsest)
 
 
 def _power_of_two_from(number: float) -> float:

@@ -1,7 +1,8 @@
 """One site's learning: what it adds to each sum, and what it makes of the sum.
 
-A deterministic state machine without any cryptography. Every site that applies the same sums is in the same state, bit
-for bit; the encrypted path and its plaintext twin call the same methods.
+A deterministic state machine without any cryptography. Every site that applies the same sums is in the same shared
+state, bit for bit; beside it each site has its personal values, which no sum ever contains. The encrypted path and its
+plaintext twin call the same methods.
 
 Trust: runs at a site and sees patients' records. A contribution is that site's secret until it is encrypted and masked.
 """
@@ -10,16 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from clients.evaluation import FederatedMetrics, Metrics, metric_sums, score
 from clients.generator import public_generator
-from clients.grid import first_exponent, next_exponent
+from clients.grid import first_exponent, least_exponent, next_exponent
 from clients.learner_state import LearnerState
-from clients.models import initial_values, tensor_slices
+from clients.models import ParameterLayout, initial_values
+from clients.optimisers import apply_change
 from clients.statistics import Standardisation, standardisation, statistics_sums
 from clients.table import Table, Values, split_table
 from clients.training import train
@@ -30,6 +32,22 @@ from protocol.terms import Terms
 
 MAX_CLIPPED_SHARE: Final = 0.001
 """A grid that cuts off more than this share of a tensor's values is widened."""
+
+MAX_TRAINING_LOSS: Final = 4.0
+"""Mean training loss over all sites, in nats, at which a run has diverged; knowing nothing costs 0.7."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Contribution:
+    """What one site makes in a round.
+
+    Attributes:
+        packed: int64 of the packing plan's shape: what goes into the sum.
+        personal: float64, the site's personal values if the round's sum contains this contribution.
+    """
+
+    packed: Integers
+    personal: Values
 
 
 class Learner:
@@ -48,38 +66,54 @@ class Learner:
         held_out_table: The patients to test on; nothing is learnt from them.
 
     Raises:
-        DataError: The table has fewer than 2 rows.
+        DataError: The table has too few rows to hold some out.
     """
 
     def __init__(self, *, terms: Terms, parameters: CkksParameters, table: Table, site: str) -> None:
         self.terms = terms
         self.site = site
         self._parameters = parameters
-        self._slices = tensor_slices(terms.model.tensor_shapes(len(terms.data.features)))
+        self._layout = ParameterLayout(terms.model, len(terms.data.inputs))
         self.training_table, self.held_out_table = split_table(
-            table, test_fraction=terms.data.test_fraction, seed=terms.training.seed, site=site
+            table, folds=terms.data.folds, fold=terms.data.fold, seed=terms.training.seed, site=site
+        )
+
+    @property
+    def table(self) -> Table:
+        """All of the site's patients, training rows first."""
+        parts = (self.training_table, self.held_out_table)
+        return Table(
+            features=np.concatenate([part.features for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
         )
 
     def initial_state(self) -> LearnerState:
         """Return the state before the first sum, the same at every site."""
-        training = self.terms.training
-        model = initial_values(self.terms.model, len(self.terms.data.features), training.seed)
-        exponent = first_exponent(clip=training.clip, clip_steps=self._parameters.clip_steps)
+        clip, clip_steps = self.terms.training.clip, self._parameters.clip_steps
+        tensors = len(self._layout.shared_slices)
+        shared, _ = self._layout.split(self._initial_values)
         return LearnerState(
-            model=model,
-            step_exponents=np.full(len(self._slices), exponent, dtype=np.int64),
+            model=shared,
+            step_exponents=np.full(tensors, first_exponent(clip=clip, clip_steps=clip_steps), dtype=np.int64),
+            least_exponents=np.full(tensors, least_exponent(clip=clip, clip_steps=clip_steps), dtype=np.int64),
         )
 
-    def contribution(self, state: LearnerState, kind: RoundKind, round_number: int) -> Integers:
-        """Return this site's integers for a round's sum.
+    def initial_personal(self) -> Values:
+        """Return this site's personal values before the first sum; empty where all are shared."""
+        return self._layout.split(self._initial_values)[1]
+
+    def values(self, state: LearnerState, personal: Values) -> Values:
+        """Return all values of this site's model, float64 (P,): the shared ones and its own."""
+        return self._layout.join(state.model, personal)
+
+    def contribution(self, state: LearnerState, personal: Values, kind: RoundKind, round_number: int) -> Contribution:
+        """Return this site's part in a round.
 
         Args:
             state: The state after the round before.
+            personal: The site's personal values.
             kind: What the round sums.
             round_number: The round, from 1; fixes the batch order of a TRAIN round.
-
-        Returns:
-            int64 array of the packing plan's shape.
 
         Raises:
             RoundKindMismatchError: STATISTICS is not the first sum, or not the only one of its kind.
@@ -90,10 +124,15 @@ class Learner:
         if common is None:
             content = statistics_sums(self.training_table.features, self.terms.data)
         else:
-            content = self._metric_sums(state.model, common)
+            values = self.values(state, personal)
+            content = self._metric_sums(values, common)
             if kind is RoundKind.TRAIN:
-                content |= self._update(state, common, round_number)
-        return packing_plan(kind, self.terms, self._parameters).pack(content)
+                trained, personal = self._layout.split(self._trained(values, common, round_number))
+                content |= self._update(state, trained, common)
+                if not np.isfinite(personal).all():
+                    raise ValueRefusedError("personal values: NaN or infinite after training; the run diverged")
+        packed = packing_plan(kind, self.terms, self._parameters).pack(content)
+        return Contribution(packed=packed, personal=personal)
 
     def apply(self, state: LearnerState, kind: RoundKind, packed_sum: Integers) -> LearnerState:
         """Return the state after a round's sum.
@@ -105,7 +144,7 @@ class Learner:
 
         Raises:
             RoundKindMismatchError: STATISTICS is not the first sum, or not the only one of its kind.
-            ValueRefusedError: The sum holds no patients or no weight, or the model diverged (names the tensor).
+            ValueRefusedError: The sum holds too few patients or no weight, or the model diverged.
         """
         content = packing_plan(kind, self.terms, self._parameters).unpack(packed_sum)
         if _statistics_for(state, kind) is None:
@@ -113,16 +152,22 @@ class Learner:
         measured = replace(state, federated=None)
         if any(content[name].any() for name in METRIC_FIELDS):  # none in a round whose cohort withheld them
             federated = FederatedMetrics.from_sums(content)
+            if federated.training_loss > MAX_TRAINING_LOSS:
+                raise ValueRefusedError(
+                    f"the shared model diverged: its mean training loss over all sites is "
+                    f"{federated.training_loss:.1f} nats, more than {MAX_TRAINING_LOSS:g}; lower strategy.learning_rate"
+                )
             measured = replace(state, federated=federated, best_loss=min(state.best_loss, federated.training_loss))
         return self._apply_update(measured, content) if kind is RoundKind.TRAIN else measured
 
     def local_baseline(self) -> tuple[Values, Standardisation]:
         """Return what this site learns alone: as many epochs, its own patients' statistics, no sum."""
         training = self.terms.training
-        own = standardisation(statistics_sums(self.training_table.features, self.terms.data), self.terms.data)
+        data = replace(self.terms.data, smallest_count=1)  # the floor is against other sites
+        own = standardisation(statistics_sums(self.training_table.features, data), data)
         values = train(
             self.terms.model,
-            self.initial_state().model,
+            self._initial_values,
             own.apply(self.training_table.features),
             self.training_table.labels,
             training,
@@ -139,34 +184,42 @@ class Learner:
         """Return a model's exact metrics on this site's held-out patients; they stay at the site."""
         return Metrics.of(self.held_out_table.labels, self.held_out_scores(values, common))
 
-    def _metric_sums(self, model: Values, common: Standardisation) -> dict[str, Integers]:
+    @property
+    def _initial_values(self) -> Values:
+        return initial_values(self.terms.model, len(self.terms.data.inputs), self.terms.training.seed)
+
+    def _metric_sums(self, values: Values, common: Standardisation) -> dict[str, Integers]:
         return metric_sums(
             self.held_out_table.labels,
-            self.held_out_scores(model, common),
+            self.held_out_scores(values, common),
             self.training_table.labels,
-            score(self.terms.model, model, common.apply(self.training_table.features)),
+            score(self.terms.model, values, common.apply(self.training_table.features)),
         )
 
-    def _update(self, state: LearnerState, common: Standardisation, round_number: int) -> dict[str, Integers]:
-        """Train, and return the grid fields: each tensor's weighted change, the weight and the clipped share."""
+    def _trained(self, values: Values, common: Standardisation, round_number: int) -> Values:
         training = self.terms.training
-        weight = self.training_table.records / common.records
-        if weight > 1:
-            raise ValueRefusedError("field weight: this site's patients are not in the statistics sum")
-        trained = train(
+        return train(
             self.terms.model,
-            state.model,
+            values,
             common.apply(self.training_table.features),
             self.training_table.labels,
             training,
             epochs=training.local_epochs,
             rng=public_generator("batches", seed=training.seed, site=self.site, round_number=round_number),
         )
+
+    def _update(self, state: LearnerState, trained: Values, common: Standardisation) -> dict[str, Integers]:
+        """Return the grid fields: each shared tensor's weighted change, the weight and the clipped share."""
+        weight = self.training_table.records / common.records
+        if weight > 1:
+            raise ValueRefusedError("field weight: this site's patients are not in the statistics sum")
         with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are refused by name below
             change = trained - state.model.astype(np.float32)
         content: dict[str, Integers] = {}
         clipped_share = 0.0
-        for (name, place), exponent in zip(self._slices.items(), state.step_exponents.tolist(), strict=True):
+        for (name, place), exponent in zip(
+            self._layout.shared_slices.items(), state.step_exponents.tolist(), strict=True
+        ):
             content[name], clipped = quantise(
                 change[place],
                 step=math.ldexp(1.0, exponent),
@@ -186,22 +239,25 @@ class Learner:
         if not 0 < weight <= self._weight_unit:
             raise ValueRefusedError("field weight: the sites' weights do not add up to a share of at most 1")
         clipped = int(content["clipped"][0]) > MAX_CLIPPED_SHARE * weight
-        model = state.model.copy()
+        steps = np.ldexp(1.0, state.step_exponents)
+        change = np.empty_like(state.model)
+        for (name, place), step in zip(self._layout.shared_slices.items(), steps.tolist(), strict=True):
+            change[place] = content[name].astype(np.float64) * step / (weight / self._weight_unit)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused by name below
+            model, optimiser = apply_change(self.terms.training.optimiser, state.model, change, state.optimiser)
+        # a range that has cut off too much is not tried again: sites go further than their mean, and go on doing so
+        least = np.maximum(state.least_exponents, state.step_exponents + 1) if clipped else state.least_exponents
         exponents = state.step_exponents.copy()
-        for position, (name, place) in enumerate(self._slices.items()):
-            exponent = int(state.step_exponents[position])
-            change = content[name].astype(np.float64) * math.ldexp(1.0, exponent) / (weight / self._weight_unit)
-            model[place] += change
+        for position, (name, place) in enumerate(self._layout.shared_slices.items()):
             if not np.isfinite(model[place]).all():
                 raise ValueRefusedError(f"tensor {name}: NaN or infinite after the sum; the run diverged")
             exponents[position] = next_exponent(
-                exponent,
-                largest_change=float(np.abs(change).max()),
-                clipped=clipped,
+                least=int(least[position]),
+                largest_change=float(np.abs(change[place]).max()),
                 clip=self.terms.training.clip,
                 clip_steps=self._parameters.clip_steps,
             )
-        return replace(state, model=model, step_exponents=exponents)
+        return replace(state, model=model, step_exponents=exponents, least_exponents=least, optimiser=optimiser)
 
     @property
     def _weight_unit(self) -> int:

@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from clients.evaluation import FederatedMetrics
+from clients.optimisers import OptimiserState
 from clients.statistics import Standardisation
 from clients.table import Values
 from protocol.packing import Integers
 
-_METRIC_NAMES: Final = tuple(attribute.name for attribute in fields(FederatedMetrics))
+_HISTOGRAMS: Final = ("positive_scores", "negative_scores")
+_METRIC_NAMES: Final = tuple(a.name for a in fields(FederatedMetrics) if a.name not in _HISTOGRAMS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,8 +30,10 @@ class LearnerState:
 
     Attributes:
         standardisation: Mean and deviation of the features; None before the STATISTICS sum.
-        model: float64 (P,), the shared model.
+        model: float64 (P,), the shared values of the model.
+        optimiser: What the optimiser remembers.
         step_exponents: int64 (T,), log2 of each tensor's grid step in the next TRAIN round.
+        least_exponents: int64 (T,), log2 of the finest step that each tensor may still get.
         best_loss: Lowest training loss of a model over all sites so far, in nats; infinite before one is known.
         federated: Metrics of the last sum, of the model as it was *before* that sum; None before there are any.
     """
@@ -37,6 +41,8 @@ class LearnerState:
     standardisation: Standardisation | None = None
     model: Values = field(repr=False)
     step_exponents: Integers = field(repr=False)
+    least_exponents: Integers = field(repr=False)
+    optimiser: OptimiserState = field(default_factory=OptimiserState)
     best_loss: float = math.inf
     federated: FederatedMetrics | None = None
 
@@ -45,7 +51,11 @@ class LearnerState:
         tensors: dict[str, npt.NDArray[Any]] = {
             "model": self.model,
             "step_exponents": self.step_exponents,
+            "least_exponents": self.least_exponents,
             "best_loss": np.array([self.best_loss]),
+            "optimiser.steps": np.array([self.optimiser.steps], dtype=np.int64),
+            "optimiser.first": self.optimiser.first,
+            "optimiser.second": self.optimiser.second,
         }
         if self.standardisation is not None:
             tensors["standardisation.mean"] = self.standardisation.mean
@@ -54,6 +64,8 @@ class LearnerState:
         if self.federated is not None:
             numbers = [getattr(self.federated, name) for name in _METRIC_NAMES]
             tensors["federated"] = np.array([math.nan if number is None else number for number in numbers])
+            for name in _HISTOGRAMS:
+                tensors[f"federated.{name}"] = np.array(getattr(self.federated, name), dtype=np.int64)
         return tensors
 
     @classmethod
@@ -70,11 +82,18 @@ class LearnerState:
             values = tensors["federated"].tolist()
             numbers: list[Any] = [None if math.isnan(value) else value for value in values]
             named = dict(zip(_METRIC_NAMES, numbers, strict=True))
+            named |= {name: tuple(tensors[f"federated.{name}"].tolist()) for name in _HISTOGRAMS}
             federated = FederatedMetrics(**{**named, "records": int(named["records"])})
         return cls(
             standardisation=common,
             model=tensors["model"],
             step_exponents=tensors["step_exponents"],
+            least_exponents=tensors["least_exponents"],
+            optimiser=OptimiserState(
+                steps=int(tensors["optimiser.steps"][0]),
+                first=tensors["optimiser.first"],
+                second=tensors["optimiser.second"],
+            ),
             best_loss=float(tensors["best_loss"][0]),
             federated=federated,
         )

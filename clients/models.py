@@ -29,18 +29,54 @@ class Network(torch.nn.Module):
 
     def __init__(self, terms: ModelTerms, inputs: int) -> None:
         super().__init__()
-        widths = [inputs, *terms.hidden, 1]
-        self.layers = torch.nn.ModuleList(
-            torch.nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
-            for fan_in, fan_out in pairwise(widths)
-        )
+        widths = [inputs, *terms.hidden]
+        self.hidden = torch.nn.ModuleList(_linear(fan_in, fan_out) for fan_in, fan_out in pairwise(widths))
+        self.output = _linear(widths[-1], 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the logits, shape (n,), of features of shape (n, d)."""
-        signal: torch.Tensor = self.layers[0](features)
-        for layer in self.layers[1:]:
-            signal = layer(torch.relu(signal))
-        return signal.squeeze(1)
+        signal = features
+        for layer in self.hidden:
+            signal = torch.relu(layer(signal))
+        logits: torch.Tensor = self.output(signal)
+        return logits.squeeze(1)
+
+
+def _linear(fan_in: int, fan_out: int) -> torch.nn.Linear:
+    return torch.nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
+
+
+class ParameterLayout:
+    """Which of a model's values are shared and which stay at the site.
+
+    Args:
+        terms: The architecture, and the names of personal tensors.
+        inputs: Number of features, d.
+
+    Attributes:
+        shapes: Shape of each tensor, in order.
+        slices: Where each tensor lies in the vector of all P values.
+        shared_slices: Where each shared tensor lies in the vector of shared values.
+    """
+
+    def __init__(self, terms: ModelTerms, inputs: int) -> None:
+        self.shapes = terms.tensor_shapes(inputs)
+        self.slices = tensor_slices(self.shapes)
+        self.shared_slices = tensor_slices(terms.shared_shapes(inputs))
+        self._is_shared = np.concatenate(
+            [np.full(math.prod(shape), name not in terms.personal) for name, shape in self.shapes.items()]
+        )
+
+    def split(self, values: Values) -> tuple[Values, Values]:
+        """Return the shared and the personal values of a vector of all P."""
+        return values[self._is_shared], values[~self._is_shared]
+
+    def join(self, shared: Values, personal: Values) -> Values:
+        """Invert `split`."""
+        values = np.empty(len(self._is_shared))
+        values[self._is_shared] = shared
+        values[~self._is_shared] = personal
+        return values
 
 
 def tensor_slices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, slice]:

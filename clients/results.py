@@ -8,15 +8,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from typing import Final
 
 import numpy as np
 from safetensors.numpy import save
 
 from clients.learner import Learner
-from clients.learner_state import LearnerState
 from clients.membership import Membership
 from clients.models import tensor_slices
+from clients.run_files import Position
 from clients.statistics import Standardisation
 from clients.table import Values
 
@@ -35,39 +36,45 @@ class Results:
     Args:
         membership: The site.
         learner: The site's learning.
+        run: The run's id.
     """
 
-    def __init__(self, membership: Membership, learner: Learner) -> None:
+    def __init__(self, membership: Membership, learner: Learner, run: bytes) -> None:
         self._membership = membership
         self._vault = membership.vault
         self._terms = membership.agreement.terms
         self._learner = learner
+        self._run = run
 
-    def after_sum(self, before: LearnerState, state: LearnerState, round_number: int) -> None:
+    def after_sum(self, before: Position, after: Position) -> None:
         """Keep the model after a sum, and a line of metrics: this site's own, and the federation's exact sums.
 
         Args:
-            before: The state before the sum; the metrics in the sum are those of its model.
-            state: The state after it.
-            round_number: The sum's round.
+            before: The position before the sum; the metrics in the sum are those of its model.
+            after: The position after it.
         """
+        state = after.learner
         if state.standardisation is None:
             return
-        if state.best_loss < before.best_loss:
-            self._write_model("best", before.model, state.standardisation)
-        self._write_model("last", state.model, state.standardisation)
+        if state.best_loss < before.learner.best_loss:
+            self._write_model("best", self._values(before), state.standardisation)
+        values = self._values(after)
+        self._write_model("last", values, state.standardisation)
         entry: dict[str, object] = {
-            "round": round_number,
-            "own": self._learner.evaluate(state.model, state.standardisation).as_json(),
+            "run": self._run.hex(),
+            "round": before.round,
+            "own": self._learner.evaluate(values, state.standardisation).as_json(),
         }
         if state.federated is not None:
             entry["federation_before_round"] = state.federated.as_json()
         self._vault.append(METRICS, entry)
 
-    def finish(self, state: LearnerState) -> None:
+    def finish(self, position: Position) -> None:
         """Train the local baseline and write the comparison."""
+        state = position.learner
         if state.standardisation is None:
             return
+        values = self._values(position)
         local, local_standardisation = self._learner.local_baseline()
         self._write_model("local", local, local_standardisation)
         result = {
@@ -77,7 +84,7 @@ class Results:
                 "test": self._learner.held_out_table.records,
             },
             "local": self._learner.evaluate(local, local_standardisation).as_json(),
-            "federated": self._learner.evaluate(state.model, state.standardisation).as_json(),
+            "federated": self._learner.evaluate(values, state.standardisation).as_json(),
             "federated_sums": None if state.federated is None else state.federated.as_json(),
         }
         self._vault.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
@@ -86,24 +93,26 @@ class Results:
             _scores_csv(
                 self._learner.held_out_table.labels,
                 self._learner.held_out_scores(local, local_standardisation),
-                self._learner.held_out_scores(state.model, state.standardisation),
+                self._learner.held_out_scores(values, state.standardisation),
             ),
         )
+
+    def _values(self, position: Position) -> Values:
+        return self._learner.values(position.learner, position.personal)
 
     def _write_model(self, name: str, values: Values, standardisation: Standardisation) -> None:
         """Write a model with everything that prediction needs, as float64 safetensors."""
         data, model = self._terms.data, self._terms.model
-        shapes = model.tensor_shapes(len(data.features))
+        shapes = model.tensor_shapes(len(data.inputs))
         tensors = {tensor: values[place].reshape(shapes[tensor]) for tensor, place in tensor_slices(shapes).items()}
         tensors |= {
             "standardisation.mean": standardisation.mean,
             "standardisation.deviation": standardisation.deviation,
         }
         description = {
-            "data": data.name,
-            "label": data.label,
-            "features": [feature.name for feature in data.features],
-            "model": {"kind": model.kind, "hidden": list(model.hidden)},
+            "data": asdict(data),
+            "inputs": [given.name for given in data.inputs],
+            "model": {"kind": model.kind, "hidden": list(model.hidden), "personal": list(model.personal)},
         }
         # one entry: safetensors writes several in no fixed order, and equal models are to be equal files
         metadata = {MODEL_FORMAT: json.dumps(description)}

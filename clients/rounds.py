@@ -6,7 +6,8 @@ Trust: site only. A contribution leaves as a sealed update or not at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 
@@ -18,13 +19,17 @@ from clients.release import release
 from clients.results import Results
 from clients.run_files import MAX_TRIES, Position, RunFiles
 from clients.sealing import seal_update
+from clients.table import Values
+from protocol.agreement import Cohort
 from protocol.errors import (
+    DataError,
     ProtocolError,
     ResidualError,
     RoundMismatchError,
     SessionMismatchError,
     SiteMismatchError,
     TagError,
+    ValueRefusedError,
 )
 from protocol.handshake import Session
 from protocol.notes import NoteKind, SiteNote, UploadCall
@@ -62,16 +67,20 @@ class Rounds:
 
         Raises:
             ProtocolError: A sum was refused, or this site does not stand before that round.
+            ValueRefusedError: Training diverged; names round and tensor.
         """
         session, epoch, keys = self._enter()
         position = self._catch_up(aggregates, session, epoch, keys)
         if position.round != round_number:
             raise RoundMismatchError("round", expected=position.round, got=round_number)
-        if self._files.pending() is None and self._files.uploaded(position.state) is None:
+        if self._files.pending(round_number) is None and self._files.uploaded(position.state) is None:
             started = time.perf_counter()
             kind = self._agreement.round_kind(round_number)
-            packed = self._learner.contribution(position.learner, kind, round_number)
-            self._files.keep_pending(packed)
+            with _told_by_round(round_number):
+                contribution = self._learner.contribution(position.learner, position.personal, kind, round_number)
+            self._files.keep_pending(contribution, round_number)
+            if kind is RoundKind.STATISTICS:
+                self._record_table()
             self._record("trained", round_number, started, kind=kind.name.lower())
         return self._note(NoteKind.READY, position, session, epoch, keys)
 
@@ -96,11 +105,12 @@ class Rounds:
         self._agreement.check_cohort(call.cohort, members=position.members)
         if self._membership.site not in call.cohort:
             raise SiteMismatchError("cohort", expected=f"one with site {self._membership.site}", got=call.cohort)
-        packed = self._files.pending()
-        if packed is None:
+        pending = self._files.pending(call.round)
+        if pending is None:
             raise RoundMismatchError("upload", expected="after this round was prepared", got="before")
         started = time.perf_counter()
         terms = self._terms(position, session, epoch, keys, call.cohort)
+        packed = pending.packed
         if call.cohort != position.members and terms.kind is not RoundKind.STATISTICS:
             packed = terms.plan.model_only(packed)
         update = seal_update(
@@ -130,10 +140,14 @@ class Rounds:
             self._files.forget()  # a crash may have come between the note and this
             return closed
         session, epoch, keys = self._enter()
-        position = self._catch_up(aggregates, session, epoch, keys)
+        try:
+            position = self._catch_up(aggregates, session, epoch, keys)
+        except (DataError, ValueRefusedError):
+            self._files.forget()  # the run is over for a site that cannot learn, and its secrets with it
+            raise
         if position.round != self._agreement.last_round + 1:
             raise RoundMismatchError("round", expected=self._agreement.last_round + 1, got=position.round)
-        self._results.finish(position.learner)
+        self._results.finish(position)
         note = self._note(NoteKind.CLOSED, position, session, epoch, keys)
         self._files.close(note)
         self._record("closed", self._agreement.last_round, time.perf_counter())
@@ -145,7 +159,7 @@ class Rounds:
 
     @property
     def _results(self) -> Results:
-        return Results(self._membership, self._learner)
+        return Results(self._membership, self._learner, self._run)
 
     def _enter(self) -> tuple[Session, int, EpochKeys]:
         session_bytes = self._files.session()
@@ -161,6 +175,7 @@ class Rounds:
             state=initial_state(self._agreement.digest),
             members=session.sites,
             learner=self._learner.initial_state(),
+            personal=self._learner.initial_personal(),
         )
 
     def _terms(
@@ -212,14 +227,22 @@ class Rounds:
         )
         self._record("released", position.round, started, cohort=len(aggregate.cohort))
         kind = terms.kind
-        learner = self._learner.apply(position.learner, kind, exact)
-        self._results.after_sum(position.learner, learner, position.round)
-        return Position(
+        with _told_by_round(position.round):
+            learner = self._learner.apply(position.learner, kind, exact)
+        moved = Position(
             round=position.round + 1,
             state=next_state(position.state, exact, learner.shared_digest()),
             members=aggregate.cohort if kind is RoundKind.STATISTICS else position.members,
             learner=learner,
+            personal=self._personal_after(position, aggregate.cohort),
         )
+        self._results.after_sum(position, moved)
+        return moved
+
+    def _personal_after(self, position: Position, cohort: Cohort) -> Values:
+        """Return the personal values that were trained for a sum, if the sum contains this site."""
+        pending = self._files.pending(position.round)
+        return pending.personal if pending is not None and self._membership.site in cohort else position.personal
 
     def _own_proof(self, position: Position, terms: RoundTerms) -> UpdateProof | None:
         uploaded = self._files.uploaded(position.state, terms.cohort)
@@ -242,6 +265,21 @@ class Rounds:
         )
         return replace(unsigned, signature=self._membership.identity.sign(unsigned.signed_bytes())).to_bytes()
 
+    def _record_table(self) -> None:
+        """Tell the site's own people what was read, once per run; rows that repeat others are kept."""
+        table = self._learner.table
+        self._membership.vault.record(
+            "table", run=self._run.hex(), records=table.records, repeated_records=table.repeated
+        )
+
     def _record(self, event: str, round_number: int, started: float, **fields: object) -> None:
         seconds = round(time.perf_counter() - started, 6)
-        self._membership.vault.record(event, round=round_number, seconds=seconds, **fields)
+        self._membership.vault.record(event, run=self._run.hex(), round=round_number, seconds=seconds, **fields)
+
+
+@contextmanager
+def _told_by_round(round_number: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueRefusedError as error:
+        raise ValueRefusedError(f"round {round_number}: {error}") from error

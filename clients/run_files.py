@@ -8,19 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Final
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from safetensors.numpy import load, save
 
+from clients.learner import Contribution
 from clients.learner_state import LearnerState
 from clients.secret import SecretBytes
+from clients.table import Values
 from clients.vault import Vault
 from protocol.agreement import Cohort
 from protocol.errors import SecondUploadError
-from protocol.packing import Integers
 
 JOURNAL: Final = "journal.jsonl"
 MAX_TRIES: Final = 1000
@@ -31,7 +31,7 @@ _EPOCH: Final = "epoch.secret"
 _SESSION: Final = "session.bin"
 _CARD: Final = "card.bin"
 _POSITION: Final = "position.safetensors"
-_PENDING: Final = "pending.npy"
+_PENDING: Final = "pending.safetensors"
 _UPLOAD: Final = "upload.bin"
 _CLOSED: Final = "closed.bin"
 _TRIES: Final = "tries.json"
@@ -45,13 +45,15 @@ class Position:
         round: The round whose sum comes next.
         state: The state chain's value, 32 bytes.
         members: Sites that may be in a cohort: those of the statistics sum; all of the run before it.
-        learner: The learner's state.
+        learner: The learner's shared state.
+        personal: float64, this site's personal values.
     """
 
     round: int
     state: bytes
     members: Cohort
     learner: LearnerState
+    personal: Values
 
 
 class RunFiles:
@@ -116,6 +118,7 @@ class RunFiles:
             round=head["round"],
             state=bytes.fromhex(head["state"]),
             members=tuple(head["members"]),
+            personal=tensors.pop("personal"),
             learner=LearnerState.from_tensors(tensors),
         )
 
@@ -124,27 +127,36 @@ class RunFiles:
         head = json.dumps(
             {"round": position.round, "state": position.state.hex(), "members": list(position.members)}
         ).encode()
-        tensors = position.learner.to_tensors() | {"position": np.frombuffer(head, dtype=np.uint8)}
-        # before: a contribution that outlived its round would be taken for the next one's
-        for name in (_PENDING, _TRIES):
-            self._vault.delete(self._name(name))
+        tensors = position.learner.to_tensors() | {
+            "position": np.frombuffer(head, dtype=np.uint8),
+            "personal": position.personal,
+        }
+        self._vault.delete(self._name(_TRIES))
         self._vault.write(self._name(_POSITION), save(tensors))
-        # after: the sum of a position that was not left yet is checked against the update that is in it
-        self._vault.delete(self._name(_UPLOAD))
+        # after: a position that was not left yet needs the contribution, and the update that is in its sum
+        for name in (_PENDING, _UPLOAD):
+            self._vault.delete(self._name(name))
 
-    def pending(self) -> Integers | None:
-        """Return the contribution that waits for its cohort, if there is one."""
+    def pending(self, round_number: int) -> Contribution | None:
+        """Return a round's contribution, which waits for its cohort or its sum, if there is one."""
         if not self._vault.has(self._name(_PENDING)):
             return None
-        pending: Integers = np.load(BytesIO(self._vault.read(self._name(_PENDING))), allow_pickle=False)
-        return pending.astype(np.int64)
+        tensors = load(self._vault.read(self._name(_PENDING)))
+        if int(tensors["round"][0]) != round_number:
+            return None
+        return Contribution(packed=tensors["packed"].astype(np.int64), personal=tensors["personal"])
 
-    def keep_pending(self, packed: Integers) -> None:
-        """Keep a contribution until its cohort is named."""
+    def keep_pending(self, contribution: Contribution, round_number: int) -> None:
+        """Keep a round's contribution until the sum it goes into has come."""
+        packed = contribution.packed
         fits = np.abs(packed).max() <= np.iinfo(np.int32).max
-        buffer = BytesIO()
-        np.save(buffer, packed.astype(np.int32) if fits else packed, allow_pickle=False)
-        self._vault.write(self._name(_PENDING), buffer.getvalue(), is_durable=False)
+        tensors = {
+            "packed": packed.astype(np.int32) if fits else packed,
+            "personal": contribution.personal,
+            "round": np.array([round_number], dtype=np.int64),
+        }
+        # integers can be made again, but once they have left not the personal values that were trained with them
+        self._vault.write(self._name(_PENDING), save(tensors), is_durable=len(contribution.personal) > 0)
 
     def uploaded(self, state: bytes, cohort: Cohort | None = None) -> bytes | None:
         """Return the update that left for a state, if one did.

@@ -8,18 +8,22 @@ Trust: simulation only. It sees every site's secrets while it makes them; a depl
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from filelock import FileLock
 
 from clients.code import code_digest
 from clients.identity import Identity
 from clients.membership import TABLE, Membership
-from clients.partition import load_public_table, partition
+from clients.partition import partition
+from clients.public_data import load_hospitals
 from clients.secret import SecretBytes
-from clients.table import write_table
+from clients.table_file import TableFile, encode_table
 from clients.vault import LOCK_SECONDS, Vault
+from conf.schema import NATURAL, ExperimentConfig
 from protocol.agreement import Agreement, SiteId
 from protocol.errors import ConfigurationError
 from protocol.schedule import KEY_BYTES
@@ -29,52 +33,78 @@ SITES: Final = "sites"
 _READY: Final = ".consortium-is-ready"
 
 
-def simulated_site_names(sites: int) -> list[SiteId]:
+def simulated_site_names(experiment: ExperimentConfig) -> list[SiteId]:
     """Return the simulated hospitals' names, in roster order."""
+    sites = experiment.federation.sites
+    if experiment.federation.partition == NATURAL:
+        return sorted(SiteId(source.site) for source in experiment.data.sources)
     width = len(str(sites))
     return [SiteId(f"hospital-{number:0{width}}") for number in range(1, sites + 1)]
 
 
-def simulated_vault(run_directory: Path, position: int, *, terms: Terms, sites: int, kind: str, alpha: float) -> Vault:
+def site_tables(experiment: ExperimentConfig) -> dict[SiteId, TableFile]:
+    """Return each simulated hospital's table: its own file, or its share of all patients.
+
+    Raises:
+        ConfigurationError: There are no such files, or the patients cannot be dealt out so.
+        DataError: A file breaks the schema.
+    """
+    names = simulated_site_names(experiment)
+    hospitals = load_hospitals(experiment.data)
+    labels = [encode_table(file, experiment.data).labels for file in hospitals.values()]  # checks every cell
+    if experiment.federation.partition == NATURAL:
+        return {name: hospitals[name] for name in names}
+    everybody = TableFile(
+        name=experiment.data.name,
+        rows=[row for file in hospitals.values() for row in file.rows],
+        lines=[line for file in hospitals.values() for line in file.lines],
+    )
+    shares = partition(
+        np.concatenate(labels),
+        sites=len(names),
+        kind=experiment.federation.partition,
+        alpha=experiment.federation.alpha,
+        seed=experiment.strategy.seed,
+    )
+    return {name: everybody.chosen(share.tolist()) for name, share in zip(names, shares, strict=True)}
+
+
+def simulated_vault(run_directory: Path, position: int, experiment: ExperimentConfig) -> Vault:
     """Return one simulated hospital's vault; the first caller sets the whole consortium up.
 
     Args:
         run_directory: Directory of the run.
         position: Which hospital, from 0.
-        terms: What the consortium agrees on.
-        sites: Number of hospitals.
-        kind: How the public data set is dealt out: "iid" or "dirichlet".
-        alpha: Dirichlet concentration.
+        experiment: What is simulated.
 
     Raises:
-        ConfigurationError: There is no such hospital, or the data cannot be dealt out so.
+        ConfigurationError: There is no such hospital, or no data for it.
+        DataError: A file breaks the schema.
     """
-    names = simulated_site_names(sites)
-    if not 0 <= position < sites:
+    names = simulated_site_names(experiment)
+    if not 0 <= position < len(names):
         raise ConfigurationError(
-            f"node {position + 1} is not in the roster of {sites} sites; start as many nodes as federation.sites"
+            f"node {position + 1} is not in the roster of {len(names)} sites; start as many nodes as federation.sites"
         )
     home = run_directory / SITES
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock", timeout=LOCK_SECONDS):
         if not (home / _READY).exists():
-            _found_consortium(home, names, terms=terms, kind=kind, alpha=alpha)
+            found_consortium(home, site_tables(experiment), experiment.terms)
             (home / _READY).touch()
     return Vault(home / names[position])
 
 
-def _found_consortium(home: Path, names: list[SiteId], *, terms: Terms, kind: str, alpha: float) -> None:
-    tables = partition(
-        load_public_table(terms.data), sites=len(names), kind=kind, alpha=alpha, seed=terms.training.seed
-    )
-    identities = [Identity.generate() for _ in names]
+def found_consortium(home: Path, tables: Mapping[SiteId, TableFile], terms: Terms) -> None:
+    """Give each hospital an identity, its table, the agreement and the consortium secret, in a vault below `home`."""
+    identities = {name: Identity.generate() for name in sorted(tables)}
     agreement = Agreement(
-        roster=tuple(identity.card(name) for identity, name in zip(identities, names, strict=True)),
+        roster=tuple(identity.card(name) for name, identity in identities.items()),
         terms=terms,
         code_digest=code_digest(),
     )
     consortium_secret = SecretBytes(os.urandom(KEY_BYTES))
-    for name, identity, table in zip(names, identities, tables, strict=True):
+    for name, identity in identities.items():
         vault = Vault(home / name)
-        write_table(vault.path(TABLE), table, terms.data)
+        vault.write(TABLE, tables[name].to_bytes(terms.data))
         Membership.pin(vault, agreement=agreement, identity=identity, consortium_secret=consortium_secret)

@@ -6,6 +6,7 @@ Trust: site only. To the provider every refusal is the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Final
 
 from clients.learner import Learner
@@ -13,7 +14,7 @@ from clients.membership import TABLE, Membership
 from clients.opening import Opening
 from clients.rounds import Rounds
 from clients.self_check import check_backend
-from clients.table import read_table
+from clients.table_file import read_table
 from clients.vault import Vault
 from protocol.envelope import ROUND_NUMBER, Request, pack_list, unpack_list
 from protocol.errors import LengthError
@@ -105,9 +106,15 @@ class Site:
         return {"note": self._rounds(parts).handle_close(unpack_list(parts["aggregates"], limit=MAX_ROUNDS + 2))}
 
     def _rounds(self, parts: Parts) -> Rounds:
-        return Rounds(self._membership, parts["run"], self._make_learner)
+        return Rounds(self._membership, parts["run"], lambda: self.learner)
 
-    def _make_learner(self) -> Learner:
+    @cached_property
+    def learner(self) -> Learner:
+        """The site's learning, from its table.
+
+        Raises:
+            DataError: The table breaks the agreed schema; names line and column.
+        """
         member = self._membership
         table = read_table(member.vault.path(TABLE), member.agreement.terms.data)
         return Learner(

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clients.table import Values
+from protocol.data_terms import DataTerms
 from protocol.errors import ValueRefusedError
 from protocol.packing import FRACTION_BITS, Integers
-from protocol.terms import DataTerms
 
 STANDARD_RANGE: Final = 16.0
 """Centred and scaled values are clipped to this: a cell in a wrong unit must not outweigh everybody else's."""
@@ -33,7 +33,8 @@ class Standardisation:
 
     Attributes:
         mean: float64 (d,), in the column's unit.
-        deviation: float64 (d,), in the column's unit; > 0.
+        deviation: float64 (d,), in the column's unit; > 0. Infinite for a feature that is not used, because too few
+            patients have it: it is 0 for everybody.
         records: Training patients of all sites together.
     """
 
@@ -50,7 +51,8 @@ class Standardisation:
         Returns:
             float32 (n, d) within +-STANDARD_RANGE; 0, the mean, where missing.
         """
-        standard = np.clip((features - self.mean) / self.deviation, -STANDARD_RANGE, STANDARD_RANGE)
+        with np.errstate(over="ignore"):  # what overflows is clipped
+            standard = np.clip((features - self.mean) / self.deviation, -STANDARD_RANGE, STANDARD_RANGE)
         return np.where(np.isnan(standard), 0.0, standard).astype(np.float32)
 
 
@@ -67,7 +69,8 @@ def statistics_sums(features: Values, terms: DataTerms) -> dict[str, Integers]:
     """
     centre, scale = _public_constants(terms)
     present = ~np.isnan(features)
-    standard = np.where(present, np.clip((features - centre) / scale, -STANDARD_RANGE, STANDARD_RANGE), 0.0)
+    with np.errstate(over="ignore"):  # what overflows is clipped
+        standard = np.where(present, np.clip((features - centre) / scale, -STANDARD_RANGE, STANDARD_RANGE), 0.0)
     # Each value is rounded before it is added: integer sums do not depend on the order of addition.
     return {
         "records": np.array([len(features)], dtype=np.int64),
@@ -80,30 +83,34 @@ def statistics_sums(features: Values, terms: DataTerms) -> dict[str, Integers]:
 def standardisation(content: Mapping[str, Integers], terms: DataTerms) -> Standardisation:
     """Turn the sum of all sites' fields into mean and deviation, identical bits at every site.
 
-    A feature that nobody measured keeps its public centre and scale. So does the deviation of one whose spread is
-    below what the fixed point resolves (about a thousandth of its public scale): the rest is rounding.
+    A feature that fewer than `terms.smallest_count` patients have in all is not used: what is learnt from so few says
+    something about each. The deviation of a feature whose spread is below what the fixed point resolves (about a
+    thousandth of its public scale) is its public scale: the rest is rounding.
 
     Args:
         content: Summed fields of `statistics_sums`.
-        terms: The public centre and scale of each column.
+        terms: The public centre and scale of each column, and the smallest count.
 
     Raises:
-        ValueRefusedError: The sum holds no patients.
+        ValueRefusedError: The sum holds fewer patients than `terms.smallest_count`.
     """
     records = int(content["records"][0])
-    if records <= 0:
-        raise ValueRefusedError("field records: the sum of all sites' training patients is not positive")
+    if records < terms.smallest_count:
+        raise ValueRefusedError(
+            f"field records: all sites together have fewer than data.smallest_count = {terms.smallest_count} training "
+            "patients"
+        )
     centre, scale = _public_constants(terms)
-    measured = content["present"] > 0
-    present = np.where(measured, content["present"], 1).astype(np.float64)
-    mean = np.where(measured, content["sums"].astype(np.float64) / present / _FRACTION, 0.0)
+    is_used = content["present"] >= terms.smallest_count
+    present = np.where(is_used, content["present"], 1).astype(np.float64)
+    mean = np.where(is_used, content["sums"].astype(np.float64) / present / _FRACTION, 0.0)
     variance = content["squares"].astype(np.float64) / present / _FRACTION - mean * mean
-    resolved = measured & (variance > (1.0 + 2.0 * np.abs(mean)) / _FRACTION)
-    deviation = np.where(resolved, np.sqrt(np.where(resolved, variance, 1.0)), 1.0)
+    is_resolved = is_used & (variance > (1.0 + 2.0 * np.abs(mean)) / _FRACTION)
+    deviation = np.where(is_resolved, np.sqrt(np.where(is_resolved, variance, 1.0)), np.where(is_used, 1.0, np.inf))
     return Standardisation(mean=centre + scale * mean, deviation=scale * deviation, records=records)
 
 
 def _public_constants(terms: DataTerms) -> tuple[Values, Values]:
-    centre = np.array([feature.centre for feature in terms.features], dtype=np.float64)
-    scale = np.array([feature.scale for feature in terms.features], dtype=np.float64)
+    centre = np.array([given.centre for given in terms.inputs], dtype=np.float64)
+    scale = np.array([given.scale for given in terms.inputs], dtype=np.float64)
     return centre, scale

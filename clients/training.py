@@ -27,7 +27,7 @@ def train(
 ) -> Values:
     """Run plain SGD in float32; the same arguments give the same bits in every process of a machine.
 
-    With `training.proximal` > 0 each step also pulls towards `start` (FedProx, Li et al., MLSys 2020).
+    With `training.proximal` > 0 each step also pulls shared tensors towards `start` (FedProx, Li et al., MLSys 2020).
 
     Args:
         model: The architecture.
@@ -44,7 +44,7 @@ def train(
     torch.set_num_threads(1)  # several threads would add up in an order, and to bits, that change from run to run
     network = Network(model, features.shape[1])
     load_values(network, start)
-    parameters = list(network.parameters())
+    names, parameters = zip(*network.named_parameters(), strict=True)
     origins = [parameter.detach().clone() for parameter in parameters]
     inputs = torch.tensor(features)
     outcomes = torch.tensor(labels, dtype=torch.float32)
@@ -55,11 +55,11 @@ def train(
             loss = binary_cross_entropy_with_logits(network(inputs[batch]), outcomes[batch])
             gradients = torch.autograd.grad(loss, parameters)
             with torch.no_grad():
-                for parameter, origin, slope in zip(parameters, origins, gradients, strict=True):
+                for name, parameter, origin, slope in zip(names, parameters, origins, gradients, strict=True):
                     step = slope
                     if training.weight_decay and parameter.dim() > 1:
                         step = step.add(parameter, alpha=training.weight_decay)
-                    if training.proximal:
+                    if training.proximal and name not in model.personal:
                         step = step.add(parameter - origin, alpha=training.proximal)
                     parameter.sub_(step, alpha=training.learning_rate)
     return flat_values(network)

@@ -12,12 +12,14 @@ from conf.composition import (
     register,
     to_yaml,
 )
-from conf.schema import ExperimentConfig, FederationConfig
+from conf.schema import DataConfig, ExperimentConfig, FederationConfig, SourceConfig
 
 __all__ = [
     "CONFIG_DIRECTORY",
+    "DataConfig",
     "ExperimentConfig",
     "FederationConfig",
+    "SourceConfig",
     "compose",
     "from_hydra",
     "from_run_config",

@@ -20,9 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasToken, YAMLError, scan  # type: ignore[import-untyped]  # OmegaConf's own parser
 
-from conf.schema import ExperimentConfig
+from conf.schema import DataConfig, ExperimentConfig
 from protocol.errors import ConfigurationError
-from protocol.terms import DataTerms
 
 CONFIG_DIRECTORY: Final = Path(__file__).resolve().parent
 """Where the YAML groups are."""
@@ -145,7 +144,7 @@ def _from_run_config(run_config: tuple[tuple[str, str | int | float | bool], ...
 def _schema() -> DictConfig:
     """Return the schema as nodes that can be overridden: OmegaConf makes frozen dataclasses read-only."""
     schema = _unlocked(OmegaConf.structured(ExperimentConfig))
-    schema.data = _unlocked(OmegaConf.structured(DataTerms))  # has no default, so nothing was there to unlock
+    schema.data = _unlocked(OmegaConf.structured(DataConfig))  # has no default, so nothing was there to unlock
     return schema
 
 

@@ -5,22 +5,71 @@ Trust: public on both sides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath
 
+from protocol.checks import check_choice, check_range
+from protocol.data_terms import DataTerms
 from protocol.errors import ConfigurationError
 from protocol.parameters import MAX_SITES
-from protocol.terms import (
-    CohortTerms,
-    CryptoTerms,
-    DataTerms,
-    ModelTerms,
-    Terms,
-    TrainingTerms,
-    check_choice,
-    check_range,
-)
+from protocol.terms import CohortTerms, CryptoTerms, ModelTerms, Terms, TrainingTerms
+
+NATURAL = "natural"
+"""The partition in which each hospital of the data set is a site, with its own patients."""
 
 _DAY_SECONDS = 86_400.0
+_SHA256_DIGITS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Where a public file of one hospital's patients comes from.
+
+    Attributes:
+        site: The hospital's name as a site: lower-case letters, digits and hyphens.
+        file: Path below the data directory, with forward slashes.
+        sha256: Digest that the file must have, hex; empty if none is published.
+        url: Where it is published, https; empty if nowhere.
+    """
+
+    site: str
+    file: str
+    sha256: str = ""
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        key = f"data.sources[{self.site}]"
+        path = PurePosixPath(self.file)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise ConfigurationError(f"{key}.file is not a path below the data directory")
+        if self.sha256 and (len(self.sha256) != _SHA256_DIGITS or set(self.sha256) - set("0123456789abcdef")):
+            raise ConfigurationError(f"{key}.sha256 is not {_SHA256_DIGITS} lower-case hex digits")
+        if self.url and not self.url.startswith("https://"):
+            raise ConfigurationError(f"{key}.url does not begin with https://")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(DataTerms):
+    """The table that every site has, and for simulations where public data is.
+
+    Attributes:
+        sources: The public files; empty for the data set that comes with scikit-learn.
+        dir: Directory of the public files; empty for CIPHERWARD_DATA, else the user's cache, else download.
+    """
+
+    sources: tuple[SourceConfig, ...] = ()
+    dir: str = ""
+
+    def __post_init__(self) -> None:
+        DataTerms.__post_init__(self)  # super() does not know classes with slots
+        object.__setattr__(self, "sources", tuple(self.sources))
+        if len({source.site for source in self.sources}) != len(self.sources):
+            raise ConfigurationError("data.sources names a site twice")
+
+    @property
+    def terms(self) -> DataTerms:
+        """The part that the agreement pins."""
+        return DataTerms(**{field.name: getattr(self, field.name) for field in fields(DataTerms)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +79,8 @@ class FederationConfig:
     Attributes:
         sites: Number of sites, 2..128.
         cohort: Who may be summed together.
-        partition: How the public table is dealt to simulated sites, "dirichlet" or "iid".
+        partition: Who has which patients: "natural" leaves each hospital of the data set its own, "dirichlet" and
+            "iid" deal all of them out anew.
         alpha: Dirichlet concentration, 0.01..1000; the smaller, the more the sites differ.
         join_seconds: How long the provider waits for sites to join.
         ready_seconds: How long it waits for sites to train.
@@ -51,7 +101,7 @@ class FederationConfig:
 
     def __post_init__(self) -> None:
         check_range("federation.sites", self.sites, 2, MAX_SITES)
-        check_choice("federation.partition", self.partition, ("dirichlet", "iid"))
+        check_choice("federation.partition", self.partition, (NATURAL, "dirichlet", "iid"))
         check_range("federation.alpha", self.alpha, 0.01, 1000)
         check_range("federation.join_seconds", self.join_seconds, 1, _DAY_SECONDS)
         check_range("federation.ready_seconds", self.ready_seconds, 1, _DAY_SECONDS)
@@ -68,17 +118,25 @@ class FederationConfig:
 class ExperimentConfig:
     """A whole experiment; one attribute per Hydra group."""
 
-    data: DataTerms
+    data: DataConfig
     model: ModelTerms = field(default_factory=ModelTerms)
     strategy: TrainingTerms = field(default_factory=TrainingTerms)
     crypto: CryptoTerms = field(default_factory=CryptoTerms)
     federation: FederationConfig = field(default_factory=FederationConfig)
 
+    def __post_init__(self) -> None:
+        sources, federation = len(self.data.sources), self.federation
+        if federation.partition == NATURAL and sources != federation.sites:
+            raise ConfigurationError(
+                f"federation.sites = {federation.sites}, but data {self.data.name!r} has {sources} hospitals of its "
+                f"own for federation.partition = {NATURAL}"
+            )
+
     @property
     def terms(self) -> Terms:
         """The part that the agreement pins."""
         return Terms(
-            data=self.data,
+            data=self.data.terms,
             model=self.model,
             training=self.strategy,
             crypto=self.crypto,

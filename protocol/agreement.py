@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, NewType
 
 from cryptography.exceptions import InvalidSignature
@@ -173,13 +173,7 @@ class Agreement:
         """
         if len(data) > MAX_AGREEMENT_BYTES:
             raise LengthError("agreement bytes", expected=f"at most {MAX_AGREEMENT_BYTES}", got=len(data))
-        try:
-            agreement = _PARSER.validate_json(data)
-        except (ValidationError, ConfigurationError) as error:
-            raise MalformedError(f"agreement ({type(error).__name__})") from None
-        if agreement.to_bytes() != data:
-            raise MalformedError("agreement", expected="canonical JSON without unknown keys", got="another encoding")
-        return agreement
+        return _parse(data)
 
     def _values(self, kind: RoundKind) -> int:
         # digit widths depend on the modulus, which depends on the wanted bits only; any value count tells it
@@ -196,3 +190,15 @@ class Agreement:
 
 
 _PARSER = TypeAdapter(Agreement)
+
+
+@lru_cache(maxsize=4)
+def _parse(data: bytes) -> Agreement:
+    """Parse once per process what every message comes back to; equal bytes are one agreement."""
+    try:
+        agreement = _PARSER.validate_json(data)
+    except (ValidationError, ConfigurationError) as error:
+        raise MalformedError(f"agreement ({type(error).__name__})") from None
+    if agreement.to_bytes() != data:
+        raise MalformedError("agreement", expected="canonical JSON without unknown keys", got="another encoding")
+    return agreement

@@ -186,11 +186,11 @@ def packing_plan(kind: RoundKind, terms: Terms, parameters: CkksParameters) -> P
     """Return the plan that the agreement's terms fix for a kind of round."""
     fields: list[Field] = []
     if kind is RoundKind.STATISTICS:
-        width = len(terms.data.features)
+        width = len(terms.data.inputs)
         fields = [exact_field("records", 1, parameters)]
         fields += [exact_field(name, width, parameters) for name in ("present", "sums", "squares")]
     if kind is RoundKind.TRAIN:
-        shapes = terms.model.tensor_shapes(len(terms.data.features))
+        shapes = terms.model.shared_shapes(len(terms.data.inputs))
         fields = [Field(name=name, size=int(np.prod(shape))) for name, shape in shapes.items()]
         fields += [Field(name=_WEIGHT, size=1), Field(name="clipped", size=1)]
     if kind is not RoundKind.STATISTICS:

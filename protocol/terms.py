@@ -11,82 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from protocol.checks import check_choice, check_range, keep_floats
+from protocol.data_terms import DataTerms
 from protocol.errors import ConfigurationError
 from protocol.parameters import MAX_SITES, MIN_SITES, MIN_VALUE_BITS
 
 MAX_ROUNDS = 10_000
-
-
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise unless low <= value <= high.
-
-    Raises:
-        ConfigurationError: Names the key, the value and the range.
-    """
-    if not low <= value <= high:  # neither does NaN; and any integer can be compared, however large
-        raise ConfigurationError(f"{name} = {value} is outside {low}..{high}")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise unless value is one of the choices.
-
-    Raises:
-        ConfigurationError: Names the key, the value and the choices.
-    """
-    if value not in choices:
-        raise ConfigurationError(f"{name} = {value!r} is not one of {', '.join(choices)}")
-
-
-def _as_floats(terms: object, *names: str) -> None:
-    """Store whole numbers of these attributes as floats, so that equal terms have one encoding."""
-    for name in names:
-        object.__setattr__(terms, name, float(getattr(terms, name)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureTerms:
-    """One input column, with the public constants it is centred and scaled by before anything is summed.
-
-    Attributes:
-        name: Column name.
-        centre: Public centre, in the column's unit.
-        scale: Public scale, in the column's unit; > 0.
-    """
-
-    name: str
-    centre: float = 0.0
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_range(f"data.features[{self.name}].centre", self.centre, -1e12, 1e12)
-        check_range(f"data.features[{self.name}].scale", self.scale, 1e-12, 1e12)
-        _as_floats(self, "centre", "scale")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataTerms:
-    """The table that every site has.
-
-    Attributes:
-        name: Name of the data set.
-        features: Input columns, in order.
-        label: Column with the outcome, 0 or 1.
-        test_fraction: Share of a site's patients that are held out, 0.05..0.5.
-    """
-
-    name: str
-    features: tuple[FeatureTerms, ...]
-    label: str = "label"
-    test_fraction: float = 0.25
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "features", tuple(self.features))
-        check_range("data.test_fraction", self.test_fraction, 0.05, 0.5)
-        if not self.features:
-            raise ConfigurationError("data.features is empty")
-        names = [feature.name for feature in self.features]
-        if len({*names, self.label}) != len(names) + 1:
-            raise ConfigurationError("data.features: a column is named twice, or is also the label")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,27 +26,75 @@ class ModelTerms:
     Attributes:
         kind: "logistic_regression" or "mlp".
         hidden: Widths of the hidden layers; empty for logistic regression.
+        personal: Tensors that each site trains for itself and never sends, such as "output.bias".
     """
 
     kind: str = "logistic_regression"
     hidden: tuple[int, ...] = ()
+    personal: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        object.__setattr__(self, "personal", tuple(self.personal))
         check_choice("model.kind", self.kind, ("logistic_regression", "mlp"))
         for width in self.hidden:
             check_range("model.hidden", width, 1, 1 << 20)
         if (self.kind == "mlp") != bool(self.hidden):
             raise ConfigurationError(f"model.hidden = {list(self.hidden)} does not fit model.kind = {self.kind!r}")
 
+        names = tuple(self.tensor_shapes(1))
+        for name in self.personal:
+            check_choice("model.personal", name, names)
+        if len(set(self.personal)) != len(self.personal) or len(self.personal) == len(names):
+            raise ConfigurationError("model.personal names a tensor twice, or leaves nothing to be shared")
+
     def tensor_shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each tensor, in the order in which they are packed."""
+        """Name and shape of each tensor, in order."""
         widths = [inputs, *self.hidden, 1]
+        layers = [*(f"hidden.{layer}" for layer in range(len(self.hidden))), "output"]
         shapes: dict[str, tuple[int, ...]] = {}
-        for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
-            shapes[f"layers.{layer}.weight"] = (fan_out, fan_in)
-            shapes[f"layers.{layer}.bias"] = (fan_out,)
+        for layer, (fan_in, fan_out) in zip(layers, pairwise(widths), strict=True):
+            shapes[f"{layer}.weight"] = (fan_out, fan_in)
+            shapes[f"{layer}.bias"] = (fan_out,)
         return shapes
+
+    def shared_shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each tensor that is summed, in the order in which they are packed."""
+        shapes = self.tensor_shapes(inputs)
+        return {name: shape for name, shape in shapes.items() if name not in self.personal}
+
+
+OPTIMISERS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimiserTerms:
+    """What every site makes of the mean change, in the same way, before the next round.
+
+    Attributes:
+        kind: "fedavg" adds it; the others follow Hsu et al. (2019) and Reddi et al. (ICLR 2021).
+        learning_rate: Step size on the mean change; 1 adds it as it is.
+        momentum: Share of the last step that is kept (fedavgm).
+        beta_1: Share of the first moment that is kept (fedadam, fedyogi).
+        beta_2: Share of the second moment that is kept (fedadam, fedyogi).
+        tau: Added to the root of the second moment; the larger, the less adaptive.
+    """
+
+    kind: str = "fedavg"
+    learning_rate: float = 1.0
+    momentum: float = 0.9
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_choice("strategy.optimiser.kind", self.kind, OPTIMISERS)
+        check_range("strategy.optimiser.learning_rate", self.learning_rate, 1e-9, 1e3)
+        check_range("strategy.optimiser.momentum", self.momentum, 0, 0.9999)
+        check_range("strategy.optimiser.beta_1", self.beta_1, 0, 0.9999)
+        check_range("strategy.optimiser.beta_2", self.beta_2, 0, 0.9999)
+        check_range("strategy.optimiser.tau", self.tau, 1e-9, 1e3)
+        keep_floats(self, "learning_rate", "momentum", "beta_1", "beta_2", "tau")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +110,7 @@ class TrainingTerms:
         proximal: FedProx coefficient mu; 0 is FedAvg.
         clip: Largest absolute change of a parameter in the first round; later ranges follow the last exact sum.
         seed: Public seed of initial model, hold-out split and batch order.
+        optimiser: How sites apply the mean change.
     """
 
     rounds: int = 20
@@ -142,6 +121,7 @@ class TrainingTerms:
     proximal: float = 0.0
     clip: float = 4.0
     seed: int = 76
+    optimiser: OptimiserTerms = field(default_factory=OptimiserTerms)
 
     def __post_init__(self) -> None:
         check_range("strategy.rounds", self.rounds, 1, MAX_ROUNDS)
@@ -152,7 +132,7 @@ class TrainingTerms:
         check_range("strategy.proximal", self.proximal, 0, 1e3)
         check_range("strategy.clip", self.clip, 2.0**-20, 2.0**20)
         check_range("strategy.seed", self.seed, 0, 2**32 - 1)
-        _as_floats(self, "learning_rate", "weight_decay", "proximal", "clip")
+        keep_floats(self, "learning_rate", "weight_decay", "proximal", "clip")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,14 +18,14 @@ from clients.keys import EpochKeys, PairKeys
 from clients.release import release
 from clients.sealing import seal_update
 from clients.secret import SecretBytes
-from clients.simulation import simulated_site_names
 from clients.table import Values
-from protocol.agreement import Agreement
+from protocol.agreement import Agreement, SiteId
+from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
 from protocol.handshake import RUN_BYTES, RunCard, Session
 from protocol.packing import Integers, PackingPlan, RoundKind, quantise
 from protocol.rounds import RoundTerms
 from protocol.schedule import KEY_BYTES
-from protocol.terms import CryptoTerms, DataTerms, FeatureTerms, ModelTerms, Terms
+from protocol.terms import CryptoTerms, ModelTerms, Terms
 from protocol.update import EncryptedAggregate
 from strategies.round_sum import RoundSum
 
@@ -83,16 +83,18 @@ class BenchFederation:
             state=self.epoch_keys.state_mac(STATE),
         )
         self.plan: PackingPlan = self.terms.plan
+        self._tensors = agreement.terms.model.shared_shapes(1)
         self._step = 2.0 ** (2 - self.plan.parameters.value_bits)  # clips at about 2
 
     def _agree(self, values: int, value_bits: int) -> Agreement:
-        names = simulated_site_names(len(self._identities))
-        roster = tuple(identity.card(name) for identity, name in zip(self._identities, names, strict=True))
+        roster = tuple(
+            identity.card(SiteId(f"hospital-{position:03}")) for position, identity in enumerate(self._identities)
+        )
 
         def agreement(hidden: int) -> Agreement:
             # one input and one hidden layer of h units make 3 h + 1 parameters
             terms = Terms(
-                data=DataTerms(name="benchmark", features=(FeatureTerms(name="input"),)),
+                data=DataTerms(name="benchmark", columns=(ColumnTerms(name="input"),), label=LabelTerms()),
                 model=ModelTerms(kind="mlp", hidden=(hidden,)),
                 crypto=CryptoTerms(value_bits=value_bits),
             )
@@ -101,12 +103,17 @@ class BenchFederation:
         overhead = agreement(1).plan(RoundKind.TRAIN).values - 3
         return agreement(max(1, (values - overhead) // 3))
 
+    @property
+    def parameters(self) -> int:
+        """Number of the model's values."""
+        return sum(field.size for field in self.plan.fields if field.name in self._tensors)
+
     def pack(self, update: Values) -> Integers:
         """Quantise and pack one site's change of the model."""
         content: dict[str, Integers] = {}
         start = 0
         for packed in self.plan.fields:
-            if packed.name.startswith("layers."):
+            if packed.name in self._tensors:
                 content[packed.name], _ = quantise(
                     update[start : start + packed.size],
                     step=self._step,
@@ -122,7 +129,7 @@ class BenchFederation:
     def unpack(self, exact: Integers) -> Values:
         """Return the sum's values."""
         content = self.plan.unpack(exact)
-        tensors = [content[name] for name in content if name.startswith("layers.")]
+        tensors = [content[name] for name in content if name in self._tensors]
         return np.concatenate(tensors).astype(np.float64) * self._step
 
     def seal(self, packed: Integers, site: int) -> bytes:

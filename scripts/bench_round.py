@@ -50,7 +50,7 @@ def round_(
     Example: `cipherward bench round --parameters 1663370 --sites 4`
     """
     console = Console()
-    inputs = len(conf.compose([]).data.features)
+    inputs = len(conf.compose([]).data.inputs)
     widths = hidden_widths(parameters, inputs)
     config = conf.compose(
         [

@@ -70,8 +70,7 @@ def measure(
     """
     federation = BenchFederation(values, sites, value_bits)
     check_backend(federation.plan.parameters)
-    parameters = sum(packed.size for packed in federation.plan.fields if packed.name.startswith("layers."))
-    update = np.random.default_rng(1).normal(scale=0.1, size=parameters)
+    update = np.random.default_rng(1).normal(scale=0.1, size=federation.parameters)
     packed = federation.pack(update)
     updates = [federation.seal(packed, site) for site in range(1, sites)]
     vectors = CkksVectors(sites)

@@ -123,6 +123,21 @@ def outcome_from_events(events: Sequence[Event]) -> Outcome:
     return Outcome(status=FINAL_EVENTS[last["event"]], reason=last.get("reason", ""))
 
 
+def site_complaints(sites: Path) -> list[str]:
+    """Return what each site last refused and why, from its own log; sites with the same reason together.
+
+    Args:
+        sites: Directory with a vault per site.
+    """
+    sites_by_reason: dict[str, list[str]] = {}
+    for log in sorted(sites.glob("*/events.jsonl")):
+        refusals = [event for event in read_events(log) if event["event"] == "refused"]
+        if refusals:
+            reason = f"{refusals[-1]['request']} refused: {refusals[-1]['reason']}"
+            sites_by_reason.setdefault(reason, []).append(log.parent.name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in sites_by_reason.items()]
+
+
 def check_completed(outcome: Outcome) -> None:
     """Raise unless a run has completed.
 

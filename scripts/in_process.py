@@ -5,7 +5,9 @@ Trust: for tests, benchmarks and the plaintext twin, where all sites are on one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from uuid import uuid4
 
 from flwr.app import Context, Message, RecordDict
@@ -14,6 +16,18 @@ from flwr.serverapp import Grid
 
 # Flower makes messages only inside a task; this is how its own processes say which one they are.
 from flwr.supercore.task_identity import TaskIdentity
+
+
+@contextmanager
+def quiet_flower() -> Iterator[None]:
+    """Keep Flower's log to warnings: its thirty lines are about a run that is not the person's."""
+    log = logging.getLogger("flwr")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 class InProcessGrid(Grid):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -17,6 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from clients.evaluation import Metrics, score
+from clients.models import ParameterLayout
 from clients.results import RESULT, SCORE_COLUMNS, SCORES, model_path
 from clients.simulation import SITES
 from clients.statistics import Standardisation
@@ -27,7 +28,7 @@ from protocol.packing import PackingPlan, RoundKind
 from protocol.terms import Terms
 from scripts.events import PROVIDER_EVENTS, Event, RoundEvent, RunStatus, outcome_from_events, read_events
 from scripts.summary import Checks, Comparison, Crypto, Scores, Seconds, SiteResult, Summary, Traffic
-from scripts.twin import plaintext_model, run_agreement, run_learners
+from scripts.twin import plaintext_models, run_agreement, run_learners
 
 SCORES_HEADER: Final = ",".join(SCORE_COLUMNS)
 
@@ -51,11 +52,11 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
     sites = next((tuple(event["sites"]) for event in events if event["event"] == "joined"), ())
     homes = [run_directory / SITES / name for name in sites]
     reporting = [home for home in homes if (home / RESULT).exists()]
-    models = [_model(home / model_path("last"), agreement.terms) for home in reporting]
+    models = {home.name: read_model(home / model_path("last"), agreement.terms) for home in reporting}
     everywhere = _local_everywhere(run_directory, agreement, [home.name for home in reporting]) if reporting else {}
     difference = None
     if verify and outcome.status is RunStatus.COMPLETED:
-        difference = float(np.max(np.abs(models[0] - plaintext_model(run_directory))))
+        difference = difference_from_plaintext(run_directory, models)
     parameters = agreement.parameters
     return Summary(
         outcome=outcome,
@@ -75,9 +76,15 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
         ),
         checks=Checks(
             max_abs_difference_from_plaintext=difference,
-            sites_bit_identical=len({model.tobytes() for model in models}) == 1 if models else None,
+            sites_bit_identical=_are_identical(models.values(), agreement.terms) if models else None,
         ),
     )
+
+
+def _are_identical(models: Iterable[Values], terms: Terms) -> bool:
+    """Return whether all sites hold the same shared values."""
+    layout = ParameterLayout(terms.model, len(terms.data.inputs))
+    return len({layout.split(values)[0].tobytes() for values in models}) == 1
 
 
 def _site_result(home: Path, local_everywhere: Scores) -> SiteResult:
@@ -152,15 +159,26 @@ def _local_everywhere(run_directory: Path, agreement: Agreement, names: Sequence
             records=learners[name].training_table.records,
         )
         terms = agreement.terms
-        scores[name] = _scores(Metrics.of(labels, score(terms.model, _model(path, terms), own.apply(features))))
+        scores[name] = _scores(Metrics.of(labels, score(terms.model, read_model(path, terms), own.apply(features))))
     return scores
 
 
-def _model(path: Path, terms: Terms) -> Values:
-    """Read a site's model file, shape (parameters,), in the order in which tensors are packed."""
+def difference_from_plaintext(run_directory: Path, models: Mapping[str, Values]) -> float:
+    """Return by how much a value of a site's final model differs at most from its plaintext twin's.
+
+    Args:
+        run_directory: Directory of a completed run.
+        models: Site name -> float64 (P,), all values of its final model.
+    """
+    twins = plaintext_models(run_directory)
+    return max(float(np.max(np.abs(values - twins[name]))) for name, values in models.items())
+
+
+def read_model(path: Path, terms: Terms) -> Values:
+    """Read a site's model file, float64 (P,), shared and personal values in order."""
     tensors = load_file(path)
     return np.concatenate([tensors[name].reshape(-1) for name in _tensor_shapes(terms)])
 
 
 def _tensor_shapes(terms: Terms) -> dict[str, tuple[int, ...]]:
-    return terms.model.tensor_shapes(len(terms.data.features))
+    return terms.model.tensor_shapes(len(terms.data.inputs))

@@ -6,7 +6,8 @@ Trust: runs at the simulation's observer; shows names, sizes and times.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from rich.console import Console
@@ -40,6 +41,12 @@ class ProgressDisplay:
                 self._advance("the consortium's key is in place at every site", 0)
             case "round":
                 self._advance(describe_round(RoundEvent.from_event(event), self._rounds), 1)
+            case "states-differ":
+                self._advance(
+                    f"{', '.join(event['differing'])}: not in the others' state after the same sums, and left out; its "
+                    "vault was altered or damaged",
+                    0,
+                )
             case "finished":
                 self._advance("finished; closing the simulation", 0)
 
@@ -54,12 +61,36 @@ class ProgressDisplay:
 @contextlib.contextmanager
 def progress_display(console: Console) -> Iterator[ProgressDisplay]:
     """Open a display that fits the console, and close it at the end of the context."""
+    with _bar(console) as bar:
+        yield ProgressDisplay(console, bar)
+
+
+@contextlib.contextmanager
+def steps_display(console: Console, name: str, steps: int) -> Iterator[Callable[[str], None]]:
+    """Open a display of equal steps; what it gives is called with a text after each.
+
+    Args:
+        console: Where to show it.
+        name: What the steps are, plural.
+        steps: How many there are.
+    """
+    with _bar(console) as bar:
+        if bar is None:
+            done = itertools.count(1)
+            yield lambda text: console.print(f"{next(done)}/{steps} {name}: {text}", highlight=False)
+            return
+        task = bar.add_task(name, total=steps)
+        yield lambda text: bar.update(task, advance=1, description=f"{name}: {text}")
+
+
+@contextlib.contextmanager
+def _bar(console: Console) -> Iterator[Progress | None]:
     if not console.is_terminal:
-        yield ProgressDisplay(console, None)
+        yield None
         return
     columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as bar:
-        yield ProgressDisplay(console, bar)
+        yield bar
 
 
 def describe_round(event: RoundEvent, rounds: int) -> str:

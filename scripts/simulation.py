@@ -13,11 +13,20 @@ from typing import Final
 from rich.console import Console
 
 import conf
+from clients.simulation import SITES, site_tables
 from conf import ExperimentConfig
 from protocol.errors import ConfigurationError, RunFailedError
 from protocol.parameters import advise
 from scripts.environment import core_count, project_root
-from scripts.events import FINAL_EVENTS, PROVIDER_EVENTS, Event, EventTail, check_completed, outcome_from_events
+from scripts.events import (
+    FINAL_EVENTS,
+    PROVIDER_EVENTS,
+    Event,
+    EventTail,
+    check_completed,
+    outcome_from_events,
+    site_complaints,
+)
 from scripts.progress import ProgressDisplay, progress_display
 from scripts.superlink import RunId, SuperLink, running_superlink
 
@@ -57,6 +66,12 @@ def simulate(config: ExperimentConfig, run_directory: Path, console: Console) ->
             with progress_display(console) as display:
                 follow(superlink, run, run_directory, display)
     except RunFailedError as error:
+        for complaint in site_complaints(run_directory / SITES):
+            error.add_note(complaint)
+        from clients.results import model_path  # noqa: PLC0415 - loads torch
+
+        if any((run_directory / SITES).glob(f"*/{model_path('best')}")):
+            error.add_note(f"each site keeps its best model so far: {SITES}/*/{model_path('best')}")
         error.add_note(f"run directory: {run_directory}")
         raise
 
@@ -67,8 +82,6 @@ def check_simulation(config: ExperimentConfig, run_directory: Path) -> None:
     Raises:
         ConfigurationError: Names what cannot work and what it needs.
     """
-    from clients.partition import load_public_table, partition  # noqa: PLC0415 - scikit-learn takes seconds
-
     cores = core_count()
     if config.federation.client_cpus > cores:
         raise ConfigurationError(
@@ -80,16 +93,10 @@ def check_simulation(config: ExperimentConfig, run_directory: Path) -> None:
     advise(
         sites=federation.sites,
         value_bits=terms.crypto.value_bits,
-        values=sum(prod(shape) for shape in terms.model.tensor_shapes(len(terms.data.features)).values()),
+        values=sum(prod(shape) for shape in terms.model.shared_shapes(len(terms.data.inputs)).values()),
         security_bits=terms.crypto.security_bits,
     )
-    partition(
-        load_public_table(terms.data),
-        sites=federation.sites,
-        kind=federation.partition,
-        alpha=federation.alpha,
-        seed=terms.training.seed,
-    )
+    site_tables(config)
 
 
 def follow(superlink: SuperLink, run: RunId, run_directory: Path, display: ProgressDisplay) -> None:

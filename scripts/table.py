@@ -103,10 +103,15 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
 def _checks(summary: Summary) -> Iterator[tuple[str, str]]:
     identical = summary.checks.sites_bit_identical
     if identical is not None:
-        yield "check", "every site holds the same model, bit for bit" if identical else "[red]the sites' models differ"
+        yield (
+            "check",
+            "every site holds the same shared model, bit for bit"
+            if identical
+            else "[red]the sites' shared models differ",
+        )
     difference = summary.checks.max_abs_difference_from_plaintext
     if difference == 0:
-        yield "check", "the same run without encryption gives the same model, bit for bit"
+        yield "check", "the same run without encryption gives the same models, bit for bit"
     elif difference is not None:
         yield "check", f"[red]the same run without encryption gives a model that differs by up to {difference:.3g}"
 

@@ -8,23 +8,22 @@ Trust: the simulation's observer, who has every site's table at hand.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.learner import Learner
-from clients.learner_state import LearnerState
 from clients.membership import AGREEMENT, TABLE
 from clients.simulation import SITES
-from clients.table import Values, read_table
+from clients.table import Values
+from clients.table_file import read_table
 from protocol.agreement import Agreement
 from protocol.errors import ConfigurationError
 from protocol.packing import Integers
 from scripts.events import PROVIDER_EVENTS, read_events
-from scripts.in_process import InProcessGrid
+from scripts.in_process import InProcessGrid, quiet_flower
 from strategies.plain_fedavg import CONTRIBUTION, ROUND, SUMS, PlainFedAvg
 
 
@@ -62,15 +61,23 @@ class PlainSite:
     """
 
     def __init__(self, agreement: Agreement, learner: Learner, cohorts: Sequence[Sequence[int]]) -> None:
+        self._position = agreement.position(learner.site)
         self._cohorts = cohorts
         self._agreement = agreement
         self._learner = learner
         self._state = learner.initial_state()
+        self._personal = self._trained = learner.initial_personal()
 
-    def apply(self, packed_sum: Integers, round_number: int) -> LearnerState:
-        """Apply the sum of a round and return the state after it."""
+    @property
+    def values(self) -> Values:
+        """All values of this site's model, float64 (P,)."""
+        return self._learner.values(self._state, self._personal)
+
+    def apply(self, packed_sum: Integers, round_number: int) -> None:
+        """Apply the sum of a round."""
+        if self._position in self._cohorts[round_number]:
+            self._personal = self._trained
         self._state = self._learner.apply(self._state, self._agreement.round_kind(round_number), packed_sum)
-        return self._state
 
     def handle(self, message: Message) -> Message:
         """Apply the sum of the round before, if any, and contribute to this one."""
@@ -79,24 +86,30 @@ class PlainSite:
         for packed_sum in sums:
             self.apply(packed_sum, round_number - 1)
         kind = self._agreement.round_kind(round_number)
-        packed = self._learner.contribution(self._state, kind, round_number)
+        contribution = self._learner.contribution(self._state, self._personal, kind, round_number)
+        packed, self._trained = contribution.packed, contribution.personal
         if self._cohorts[round_number] != self._cohorts[0]:
             packed = self._agreement.plan(kind).model_only(packed)
         return Message(RecordDict({SUMS: ArrayRecord({CONTRIBUTION: Array(packed)})}), reply_to=message)
 
 
-def plaintext_model(run_directory: Path) -> Values:
-    """Return the plaintext twin's final model.
+def plaintext_models(run_directory: Path) -> dict[str, Values]:
+    """Return the plaintext twin of each site's final model.
 
     Args:
         run_directory: Directory of the finished run; agreement, tables and cohorts come from there.
 
     Returns:
-        float64, shape (parameters,), in the order of the model's tensors.
+        Site name -> float64 (P,), in the order of the model's tensors.
     """
     agreement = run_agreement(run_directory)
-    learners = run_learners(run_directory, agreement)
-    cohorts = _cohorts(run_directory, agreement)
+    return train_plain(agreement, run_learners(run_directory, agreement), run_cohorts(run_directory, agreement))
+
+
+def train_plain(
+    agreement: Agreement, learners: Mapping[str, Learner], cohorts: Sequence[Sequence[int]]
+) -> dict[str, Values]:
+    """Train as the agreement says, without encryption; return each site's final model, float64 (P,), by name."""
     sites = {agreement.position(name): PlainSite(agreement, learner, cohorts) for name, learner in learners.items()}
     app = ClientApp()
 
@@ -105,18 +118,15 @@ def plaintext_model(run_directory: Path) -> Values:
         return sites[context.node_id].handle(message)
 
     grid = InProcessGrid(app, {position: {} for position in sites}, {})
-    strategy = PlainFedAvg(cohorts)
-    flower_log = logging.getLogger("flwr")
-    level = flower_log.level
-    flower_log.setLevel(logging.WARNING)  # thirty lines about a run that is not the person's
-    try:
-        result = strategy.start(grid, ArrayRecord(), num_rounds=agreement.last_round + 1)
-    finally:
-        flower_log.setLevel(level)
+    with quiet_flower():
+        result = PlainFedAvg(cohorts).start(grid, ArrayRecord(), num_rounds=agreement.last_round + 1)
     (last_sum,) = (array.numpy() for array in result.arrays.values())
-    return sites[0].apply(last_sum, agreement.last_round).model
+    for site in sites.values():
+        site.apply(last_sum, agreement.last_round)
+    return {name: sites[agreement.position(name)].values for name in learners}
 
 
-def _cohorts(run_directory: Path, agreement: Agreement) -> list[list[int]]:
+def run_cohorts(run_directory: Path, agreement: Agreement) -> list[list[int]]:
+    """Return each round's cohort, as roster positions."""
     rounds = [event for event in read_events(run_directory / PROVIDER_EVENTS) if event["event"] == "round"]
     return [[agreement.position(name) for name in entry["cohort"]] for entry in rounds]

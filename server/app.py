@@ -6,6 +6,7 @@ Trust: runs at the provider.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
@@ -44,4 +45,14 @@ def main(grid: Grid, context: Context) -> None:
         record.event("failed", reason=f"{type(error).__name__}: {error}")
         raise
     finally:
+        _write_report(directory)
         _log.info("run directory: %s", directory)
+
+
+def _write_report(directory: Path) -> None:
+    try:
+        from server.report import write_provider_report  # noqa: PLC0415  loads a drawing library; no run waits for that
+
+        write_provider_report(directory)
+    except Exception:  # whatever it is, it must not take the place of the run's own error
+        _log.exception("the provider's report could not be written")

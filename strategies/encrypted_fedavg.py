@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -235,14 +235,11 @@ class EncryptedFedAvg(TrainOnlyStrategy):
 
     def _name_cohort(self, round_number: int, replies: Iterable[Message]) -> RoundTerms:
         """Name everybody who is ready in the state that most are in."""
-        ready: dict[bytes, list[int]] = defaultdict(list)
-        for note in self._notes(NoteKind.READY, round_number, replies):
-            ready[note.state].append(note.site)
+        ready = self._sites_by_state(NoteKind.READY, round_number, replies)
         if not ready:
             raise CohortError(f"sites ready for round {round_number}", expected="some", got=0)
         state, sites = max(ready.items(), key=lambda item: (len(item[1]), item[0]))
-        if len(ready) > 1:
-            self._journal.event("states-differ", round=round_number, sites=[self._names(s) for s in ready.values()])
+        self._tell_differing(round_number, ready, state)
         terms = RoundTerms(
             agreement=self._run.agreement,
             session=self._run.session.digest,
@@ -253,6 +250,20 @@ class EncryptedFedAvg(TrainOnlyStrategy):
         )
         terms.agreement.check_cohort(terms.cohort)
         return terms
+
+    def _sites_by_state(self, kind: NoteKind, round_number: int, replies: Iterable[Message]) -> dict[bytes, list[int]]:
+        sites: dict[bytes, list[int]] = defaultdict(list)
+        for note in self._notes(kind, round_number, replies):
+            sites[note.state].append(note.site)
+        return sites
+
+    def _tell_differing(self, round_number: int, sites: Mapping[bytes, list[int]], common: bytes) -> None:
+        """Name the sites whose model or optimiser is not the others': they applied the same sums."""
+        differing = self._names(site for state, names in sites.items() if state != common for site in names)
+        if differing:
+            self._journal.event(
+                "states-differ", round=round_number, agreeing=self._names(sites[common]), differing=differing
+            )
 
     def _add(self, total: RoundSum, update: bytes, node: int) -> None:
         try:
@@ -275,14 +286,16 @@ class EncryptedFedAvg(TrainOnlyStrategy):
         sites = self._run.session.sites  # also those that no sum contains: they hold the run's secrets too
         messages = [self._run.request(Request.CLOSE, site, aggregates=self._sums_for(site)) for site in sites]
         replies = self._grid.send_and_receive(messages, timeout=self._ready_seconds)
-        states = {note.site: note.state for note in self._notes(NoteKind.CLOSED, last_round + 1, replies)}
-        if len(set(states.values())) > 1:
-            raise StateMismatchError("final states of the sites", expected="one", got=len(set(states.values())))
+        closed = self._sites_by_state(NoteKind.CLOSED, last_round + 1, replies)
+        named = sorted(site for states in closed.values() for site in states)
+        if len(closed) > 1:
+            self._tell_differing(last_round + 1, closed, max(closed, key=lambda state: (len(closed[state]), state)))
+            raise StateMismatchError("final states of the sites", expected="one", got=len(closed))
         self._journal.event(
             "finished",
-            closed=self._names(states),
-            not_closed=self._names(site for site in sites if site not in states),
-            states_identical=len(set(states.values())) == 1,
+            closed=self._names(named),
+            not_closed=self._names(site for site in sites if site not in named),
+            states_identical=len(closed) == 1,
         )
 
     def _names(self, sites: Iterable[int]) -> list[str]:

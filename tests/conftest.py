@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from safetensors.numpy import load_file
 
 with warnings.catch_warnings():
     # Flower's own imports: the typer that it pins takes from click what click has deprecated since
@@ -25,17 +27,19 @@ with warnings.catch_warnings():
 
 from clients.app import app
 from clients.membership import Membership
+from clients.results import model_path
 from clients.simulation import simulated_site_names, simulated_vault
 from clients.site import Site
 from clients.vault import Vault
-from conf import ExperimentConfig, FederationConfig, to_yaml
+from conf import DataConfig, ExperimentConfig, FederationConfig, to_yaml
 from conf.run_directory import RUN_DIRECTORY_VARIABLE
 from protocol.agreement import Agreement
+from protocol.data_terms import ColumnTerms, LabelTerms
 from protocol.envelope import Request, pack_list, unpack_list
 from protocol.handshake import RUN_BYTES, RunCard, Session
 from protocol.notes import NoteKind, SiteNote, UploadCall
 from protocol.rounds import RoundTerms
-from protocol.terms import DataTerms, FeatureTerms, TrainingTerms
+from protocol.terms import TrainingTerms
 from scripts.in_process import InProcessGrid
 from server.record import RunRecord
 from strategies.encrypted_fedavg import EncryptedFedAvg
@@ -50,13 +54,13 @@ settings.load_profile("project")
 
 SITES = 4
 EXPERIMENT = ExperimentConfig(
-    data=DataTerms(
+    data=DataConfig(
         name="breast_cancer",
-        label="malignant",
-        features=(
-            FeatureTerms(name="mean radius", centre=14.0, scale=4.0),
-            FeatureTerms(name="mean texture", centre=19.0, scale=4.0),
-            FeatureTerms(name="mean smoothness", centre=0.1, scale=0.02),
+        label=LabelTerms(name="malignant"),
+        columns=(
+            ColumnTerms(name="mean radius", centre=14.0, scale=4.0),
+            ColumnTerms(name="mean texture", centre=19.0, scale=4.0),
+            ColumnTerms(name="mean smoothness", centre=0.1, scale=0.02),
         ),
     ),
     strategy=TrainingTerms(rounds=2, local_epochs=1),
@@ -88,8 +92,7 @@ class Federation:
 
     @classmethod
     def found(cls, directory: Path, experiment: ExperimentConfig = EXPERIMENT) -> Federation:
-        sites = experiment.federation.sites
-        simulated_vault(directory, 0, terms=experiment.terms, sites=sites, kind="iid", alpha=0.5)
+        simulated_vault(directory, 0, experiment)
         return cls(directory, experiment)
 
     @property
@@ -97,7 +100,7 @@ class Federation:
         return tuple(range(self.experiment.federation.sites))
 
     def vault(self, position: int) -> Vault:
-        return Vault(self.directory / "sites" / simulated_site_names(len(self.everyone))[position])
+        return Vault(self.directory / "sites" / simulated_site_names(self.experiment)[position])
 
     def run_path(self, position: int) -> Path:
         return self.vault(position).path(f"runs/{self.run.hex()}")
@@ -112,6 +115,12 @@ class Federation:
     @property
     def agreement(self) -> Agreement:
         return self.member(0).agreement
+
+    def values(self, position: int, name: str = "last") -> np.ndarray:
+        """Return all values of a model in a site's vault, float64 (P,)."""
+        terms = self.agreement.terms
+        tensors = load_file(self.vault(position).path(model_path(name)))
+        return np.concatenate([tensors[tensor].ravel() for tensor in terms.model.tensor_shapes(len(terms.data.inputs))])
 
     def ask(self, position: int, request: Request, **parts: bytes) -> dict[str, bytes]:
         return self.site(position).handle(request, {"run": self.run, **parts})
@@ -291,12 +300,22 @@ def grid_of(monkeypatch) -> Callable[..., UnreliableGrid]:
 
 
 @pytest.fixture
-def run(grid_of) -> Callable[..., Result]:
-    """Run a whole federation through the real strategy; the provider's record is below `provider/`."""
+def run(grid_of, monkeypatch) -> Callable[..., Result]:
+    """Run a whole federation through the real strategy; the provider's record is below `provider/`.
+
+    Sites draw their reports only on request: that takes longer than all the rest.
+    """
 
     def start(
-        federation: Federation, interfere: Interfere = lambda reply: reply, *, nodes=None, wrap=lambda grid: grid
+        federation: Federation,
+        interfere: Interfere = lambda reply: reply,
+        *,
+        nodes=None,
+        wrap=lambda grid: grid,
+        reports=False,
     ):
+        if not reports:
+            monkeypatch.setattr("clients.app._write_report", lambda site, run: None)
         strategy = EncryptedFedAvg(
             terms=federation.experiment.terms,
             sites=len(federation.everyone),

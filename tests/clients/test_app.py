@@ -159,7 +159,7 @@ def test_an_unexpected_error_is_told_by_its_place_alone(node, founded, monkeypat
         {"strategy": {"clip": 1e6}},
         {"strategy": {"seed": 1}},
         {"crypto": {"value_bits": 8}},
-        {"data": {"test_fraction": 0.3}},
+        {"data": {"fold": 1}},
         {"model": {"kind": "mlp", "hidden": (4,)}},
     ],
     ids=str,

@@ -114,4 +114,6 @@ def test_json_has_plain_numbers_under_the_field_names():
         "auc",
         "auc_bound",
         "training_loss",
+        "positive_scores",
+        "negative_scores",
     ]

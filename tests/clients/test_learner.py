@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from plain_sum import after_statistics, federation, summed
 from sklearn.metrics import roc_auc_score
 
 import conf
@@ -15,48 +16,34 @@ from clients.generator import public_generator
 from clients.grid import RANGE_LIMITS
 from clients.learner import Learner
 from clients.models import tensor_slices
-from clients.partition import load_public_table, partition
+from clients.partition import partition
+from clients.public_data import load_hospitals
 from clients.table import Table
+from clients.table_file import encode_table
 from clients.training import train
+from protocol.data_terms import ColumnTerms, DataTerms
 from protocol.errors import DataError, RoundKindMismatchError, ValueRefusedError
 from protocol.packing import RoundKind, packing_plan
 from protocol.parameters import advise
-from protocol.terms import DataTerms, FeatureTerms, ModelTerms, Terms, TrainingTerms
+from protocol.terms import ModelTerms, Terms, TrainingTerms
 
-TERMS = conf.compose([]).terms
+EXPERIMENT = conf.compose([])
+TERMS = EXPERIMENT.terms
 PARAMETERS = advise(sites=5, value_bits=TERMS.crypto.value_bits, values=100).parameters
-TABLE = load_public_table(TERMS.data)
+TABLE = encode_table(load_hospitals(EXPERIMENT.data)["wisconsin"], TERMS.data)
 ROUNDS = TERMS.training.rounds
 
 
 def sites(terms=TERMS, *, seed=TERMS.training.seed, parameters=PARAMETERS):
-    dealt = partition(TABLE, sites=5, kind="dirichlet", alpha=0.5, seed=seed)
+    dealt = partition(TABLE.labels, sites=5, kind="dirichlet", alpha=0.5, seed=seed)
     return [
-        Learner(terms=terms, parameters=parameters, table=table, site=f"site-{number}")
-        for number, table in enumerate(dealt, start=1)
+        Learner(terms=terms, parameters=parameters, table=TABLE.rows(rows), site=f"site-{number}")
+        for number, rows in enumerate(dealt, start=1)
     ]
 
 
-def summed(learners, state, kind, round_number):
-    return np.sum([learner.contribution(state, kind, round_number) for learner in learners], axis=0)
-
-
-def after_statistics(learners):
-    state = learners[0].initial_state()
-    return learners[0].apply(state, RoundKind.STATISTICS, summed(learners, state, RoundKind.STATISTICS, 0))
-
-
-def federation(learners, rounds=ROUNDS):
-    """Run a whole federation; return each site's states, round by round."""
-    histories = [[learner.initial_state()] for learner in learners]
-    for round_number, kind in enumerate([RoundKind.STATISTICS, *[RoundKind.TRAIN] * rounds, RoundKind.EVALUATE]):
-        contributions = [
-            learner.contribution(history[-1], kind, round_number)
-            for learner, history in zip(learners, histories, strict=True)
-        ]
-        for learner, history in zip(learners, histories, strict=True):
-            history.append(learner.apply(history[-1], kind, np.sum(contributions, axis=0)))
-    return histories
+def packed(learner, state, kind=RoundKind.TRAIN, round_number=1):
+    return learner.contribution(state, learner.initial_personal(), kind, round_number).packed
 
 
 def pooled_auc(learners, values, common):
@@ -91,7 +78,7 @@ def learners():
 
 @pytest.fixture(scope="module")
 def histories(learners):
-    return federation(learners)
+    return federation(learners, ROUNDS)[0]
 
 
 def test_five_unlike_sites_learn_together_what_none_learns_alone(learners, histories):
@@ -110,7 +97,7 @@ def test_five_unlike_sites_learn_together_what_none_learns_alone(learners, histo
 def test_an_mlp_learns_on_other_deals_too(seed):
     terms = replace(TERMS, model=ModelTerms(kind="mlp", hidden=(16,)), training=replace(TERMS.training, seed=seed))
     learners = sites(terms, seed=seed)
-    last = federation(learners)[0][-1]
+    last = federation(learners, ROUNDS)[0][0][-1]
 
     together = pooled_auc(learners, last.model, last.standardisation)
 
@@ -126,8 +113,8 @@ def test_all_sites_are_in_the_same_state_after_every_sum(histories):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(histories):
-    again = federation(sites(), rounds=2)[0][3]
-    other = federation(sites(replace(TERMS, training=replace(TERMS.training, seed=1))), rounds=2)[0][3]
+    again = federation(sites(), 2)[0][0][3]
+    other = federation(sites(replace(TERMS, training=replace(TERMS.training, seed=1))), 2)[0][0][3]
 
     assert again.shared_digest() == histories[0][3].shared_digest()
     assert other.shared_digest() != again.shared_digest()
@@ -184,7 +171,7 @@ def test_metrics_belong_to_the_model_before_the_sum_and_the_best_loss_is_kept(le
 def test_a_worse_model_does_not_change_the_best_loss(learners):
     good = after_statistics(learners)
     good = learners[0].apply(good, RoundKind.EVALUATE, summed(learners, good, RoundKind.EVALUATE, 1))
-    worse = replace(good, model=good.model + 100)
+    worse = replace(good, model=good.model + 1)
 
     kept = learners[0].apply(worse, RoundKind.EVALUATE, summed(learners, worse, RoundKind.EVALUATE, 2))
 
@@ -216,7 +203,7 @@ def test_sites_with_one_label_take_part():
         Learner(terms=TERMS, parameters=PARAMETERS, table=TABLE.rows(rows), site="malignant only"),
     ]
 
-    last = federation(learners, rounds=3)[0][-1]
+    last = federation(learners, 3)[0][0][-1]
     metrics = learners[-1].evaluate(last.model, last.standardisation)
 
     assert metrics.auc is None
@@ -226,7 +213,7 @@ def test_sites_with_one_label_take_part():
 
 def small(*, rows=24, **training):
     """Return one site with a tiny table of two features."""
-    data = DataTerms(name="ward", features=(FeatureTerms(name="a"), FeatureTerms(name="b")))
+    data = DataTerms(name="ward", columns=(ColumnTerms(name="a"), ColumnTerms(name="b")))
     features = np.random.default_rng(8).normal(size=(rows, 2))
     table = Table(features=features, labels=(features[:, 0] > 0).astype(np.int8))
     terms = Terms(data=data, training=TrainingTerms(**training))
@@ -237,7 +224,7 @@ def test_a_change_beyond_the_range_is_clipped_and_widens_the_next_range():
     learner = small(learning_rate=0.5, clip=0.01)
     state = after_statistics([learner])
 
-    moved = learner.apply(state, RoundKind.TRAIN, learner.contribution(state, RoundKind.TRAIN, 1))
+    moved = learner.apply(state, RoundKind.TRAIN, packed(learner, state))
 
     limit = math.ldexp(PARAMETERS.clip_steps, int(state.step_exponents[0]))
     unlimited = mean_change([learner], state, 1)
@@ -250,7 +237,7 @@ def test_the_range_never_leaves_its_limits():
     learner = small(learning_rate=1e-9, clip=1.0)
     state = after_statistics([learner])
 
-    moved = learner.apply(state, RoundKind.TRAIN, learner.contribution(state, RoundKind.TRAIN, 1))
+    moved = learner.apply(state, RoundKind.TRAIN, packed(learner, state))
 
     assert math.ldexp(PARAMETERS.clip_steps, int(moved.step_exponents[0]) - 1) < RANGE_LIMITS[0]
 
@@ -261,7 +248,7 @@ def test_weight_and_clipped_share_are_sent_with_the_update():
     state = replace(state, standardisation=replace(state.standardisation, records=learner.training_table.records * 3))
 
     plan = packing_plan(RoundKind.TRAIN, learner.terms, PARAMETERS)
-    content = plan.unpack(learner.contribution(state, RoundKind.TRAIN, 1))
+    content = plan.unpack(packed(learner, state))
 
     unit = 2 ** (PARAMETERS.value_bits - 2)
     assert content["weight"].tolist() == [unit // 3]
@@ -272,17 +259,17 @@ def test_a_diverged_update_is_refused_by_its_tensor():
     learner = small(learning_rate=1e3, weight_decay=1e3, local_epochs=30)
     state = after_statistics([learner])
 
-    with pytest.raises(ValueRefusedError, match=r"tensor layers\.0\.weight: NaN"):
-        learner.contribution(state, RoundKind.TRAIN, 1)
+    with pytest.raises(ValueRefusedError, match=r"tensor output\.weight: NaN"):
+        packed(learner, state)
 
 
 def test_a_diverged_model_is_refused_by_its_tensor():
     learner = small()
     state = after_statistics([learner])
-    packed = learner.contribution(state, RoundKind.TRAIN, 1)
+    total = packed(learner, state)
 
-    with pytest.raises(ValueRefusedError, match=r"tensor layers\.0\.bias: NaN or infinite after the sum"):
-        learner.apply(replace(state, model=np.array([0.0, 0.0, math.inf])), RoundKind.TRAIN, packed)
+    with pytest.raises(ValueRefusedError, match=r"tensor output\.bias: NaN or infinite after the sum"):
+        learner.apply(replace(state, model=np.array([0.0, 0.0, math.inf])), RoundKind.TRAIN, total)
 
 
 @pytest.mark.parametrize("weight", [-1, (1 << (PARAMETERS.value_bits - 2)) + 1])
@@ -290,7 +277,7 @@ def test_weights_that_are_no_shares_are_refused(weight):
     learner = small()
     state = after_statistics([learner])
     plan = packing_plan(RoundKind.TRAIN, learner.terms, PARAMETERS)
-    content = plan.unpack(learner.contribution(state, RoundKind.TRAIN, 1))
+    content = plan.unpack(packed(learner, state))
     content["weight"] = np.array([weight])
 
     with pytest.raises(ValueRefusedError, match="weight"):
@@ -301,9 +288,9 @@ def test_a_sum_that_withheld_its_counts_moves_the_model_and_says_nothing_else():
     learner = small()
     state = after_statistics([learner])
     plan = packing_plan(RoundKind.TRAIN, learner.terms, PARAMETERS)
-    packed = learner.contribution(state, RoundKind.TRAIN, 1)
+    total = packed(learner, state)
 
-    full, bare = (learner.apply(state, RoundKind.TRAIN, vector) for vector in (packed, plan.model_only(packed)))
+    full, bare = (learner.apply(state, RoundKind.TRAIN, vector) for vector in (total, plan.model_only(total)))
 
     np.testing.assert_array_equal(bare.model, full.model)  # a single site's weight is 1 anyway
     assert full.federated is not None
@@ -316,20 +303,20 @@ def test_a_site_outside_the_statistics_sum_cannot_weigh_more_than_all():
     state = replace(state, standardisation=replace(state.standardisation, records=3))
 
     with pytest.raises(ValueRefusedError, match="statistics sum"):
-        learner.contribution(state, RoundKind.TRAIN, 1)
+        packed(learner, state)
 
 
 @pytest.mark.parametrize("kind", [RoundKind.TRAIN, RoundKind.EVALUATE])
 def test_statistics_come_first(learners, kind):
     with pytest.raises(RoundKindMismatchError, match=f"expected STATISTICS, got {kind.name}"):
-        learners[0].contribution(learners[0].initial_state(), kind, 1)
+        packed(learners[0], learners[0].initial_state(), kind)
 
 
 def test_statistics_come_once(learners):
     state = after_statistics(learners)
 
     with pytest.raises(RoundKindMismatchError, match="got STATISTICS"):
-        learners[0].contribution(state, RoundKind.STATISTICS, 1)
+        packed(learners[0], state, RoundKind.STATISTICS)
     with pytest.raises(RoundKindMismatchError, match="got STATISTICS"):
         learners[0].apply(state, RoundKind.STATISTICS, np.zeros((1, PARAMETERS.ring_degree), dtype=np.int64))
 

@@ -45,9 +45,9 @@ def test_the_logit_is_relu_between_layers_and_linear_at_the_end():
     features = rng.normal(size=(7, 5)).astype(np.float32)
     signal = features
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    for layer in range(3):
-        signal = np.maximum(signal, 0) if layer else signal
-        signal = signal @ weights[f"layers.{layer}.weight"].T + weights[f"layers.{layer}.bias"]
+    for layer in ("hidden.0", "hidden.1", "output"):
+        signal = signal if layer == "hidden.0" else np.maximum(signal, 0)
+        signal = signal @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
 
     logits = network(torch.tensor(features)).detach().numpy()
 

@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 from clients.learner import Learner
 from clients.membership import TABLE
 from clients.results import MODEL_FORMAT, Results
-from clients.run_files import RunFiles
+from clients.run_files import Position, RunFiles
 from clients.statistics import Standardisation
-from clients.table import read_table
+from clients.table_file import read_table
+from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
 
 EVERYONE = (0, 1, 2, 3)
 
@@ -44,7 +45,7 @@ def model_of(federation, position, name="last"):
 
 
 def values_of(tensors):
-    return np.concatenate([tensors["layers.0.weight"].ravel(), tensors["layers.0.bias"].ravel()])
+    return np.concatenate([tensors["output.weight"].ravel(), tensors["output.bias"].ravel()])
 
 
 def test_the_last_model_is_the_shared_one_at_every_site(closed):
@@ -83,12 +84,19 @@ def test_a_model_file_says_all_that_a_prediction_needs(closed):
         metadata = file.metadata()
 
     assert list(metadata) == [MODEL_FORMAT]
-    assert json.loads(metadata[MODEL_FORMAT]) == {
-        "data": "breast_cancer",
-        "label": "malignant",
-        "features": ["mean radius", "mean texture", "mean smoothness"],
-        "model": {"kind": "logistic_regression", "hidden": []},
-    }
+    description = json.loads(metadata[MODEL_FORMAT])
+    assert description.keys() == {"data", "inputs", "model"}
+    assert description["inputs"] == ["mean radius", "mean texture", "mean smoothness"]
+    assert description["model"] == {"kind": "logistic_regression", "hidden": [], "personal": []}
+
+
+def test_a_model_file_holds_the_whole_schema(closed):
+    with safe_open(closed.vault(1).path("models/last.safetensors"), "numpy") as file:
+        data = json.loads(file.metadata()[MODEL_FORMAT])["data"]
+
+    columns = tuple(ColumnTerms(**column) for column in data.pop("columns"))
+    label = LabelTerms(**data.pop("label"))
+    assert DataTerms(columns=columns, label=label, **data) == closed.agreement.terms.data
 
 
 def test_equal_models_are_equal_files(closed):
@@ -128,6 +136,7 @@ def test_every_sum_after_the_statistics_adds_a_line_of_metrics(closed):
     entries = list(closed.vault(1).lines("metrics.jsonl"))
 
     assert [entry["round"] for entry in entries] == [0, 1, 2, 3]
+    assert {entry["run"] for entry in entries} == {closed.run.hex()}
     assert "federation_before_round" not in entries[0]
     assert all(entry["federation_before_round"]["records"] > entry["own"]["records"] for entry in entries[1:])
 
@@ -139,10 +148,17 @@ def test_results_are_their_owner_s_alone(closed):
 
 def test_before_the_statistics_there_is_nothing_to_keep(founded):
     member, learner = founded.member(1), learner_of(founded, 1)
-    results = Results(member, learner)
+    results = Results(member, learner, founded.run)
+    start = Position(
+        round=0,
+        state=bytes(32),
+        members=EVERYONE,
+        learner=learner.initial_state(),
+        personal=learner.initial_personal(),
+    )
 
-    results.after_sum(learner.initial_state(), learner.initial_state(), 0)
-    results.finish(learner.initial_state())
+    results.after_sum(start, replace(start, round=1))
+    results.finish(start)
 
     assert not {"models", "metrics.jsonl", "result.json", "scores.csv"} & {
         path.name for path in member.vault.directory.iterdir()

@@ -30,7 +30,7 @@ def generator():
     return np.random.Generator(np.random.PCG64(9))
 
 
-def reference_regression(start, features, labels, training, *, epochs, rng):
+def reference_regression(start, features, labels, training, *, epochs, rng, is_bias_pulled=True):
     """Plain SGD for logistic regression in float64, gradients by hand."""
     weights, bias = start[:-1].copy(), start[-1]
     for _ in range(epochs):
@@ -39,7 +39,7 @@ def reference_regression(start, features, labels, training, *, epochs, rng):
             batch = order[first : first + training.batch_size]
             error = (1 / (1 + np.exp(-(features[batch] @ weights + bias))) - labels[batch]) / len(batch)
             pull_weights = training.weight_decay * weights + training.proximal * (weights - start[:-1])
-            pull_bias = training.proximal * (bias - start[-1])
+            pull_bias = is_bias_pulled * training.proximal * (bias - start[-1])
             weights = weights - training.learning_rate * (error @ features[batch] + pull_weights)
             bias = bias - training.learning_rate * (error.sum() + pull_bias)
     return np.append(weights, bias)
@@ -57,6 +57,20 @@ def test_training_is_plain_sgd_with_decay_on_weights_and_the_proximal_pull(patie
     np.testing.assert_allclose(
         trained, reference_regression(start, *patients, training, epochs=3, rng=generator()), atol=2e-6
     )
+
+
+def test_the_proximal_pull_leaves_personal_tensors_alone(patients):
+    start = np.linspace(-1, 1, 7).astype(np.float32).astype(np.float64)
+    training = replace(PLAIN, proximal=2.0)
+
+    trained, shared = (
+        train(replace(REGRESSION, personal=personal), start, *patients, training, epochs=3, rng=generator())
+        for personal in (("output.bias",), ())
+    )
+
+    expected = reference_regression(start, *patients, training, epochs=3, rng=generator(), is_bias_pulled=False)
+    np.testing.assert_allclose(trained, expected, atol=2e-6)
+    assert abs(trained[-1] - start[-1]) > 1.2 * abs(shared[-1] - start[-1])
 
 
 @pytest.mark.parametrize("model", [REGRESSION, MLP])

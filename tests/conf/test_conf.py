@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import re
 import tomllib
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import hydra
@@ -10,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import conf
-from clients.partition import load_public_table, partition
+from clients.simulation import simulated_site_names, site_tables
 from conf.composition import MAX_VALUE_CHARACTERS, MAX_YAML_CHARACTERS, from_run_config
-from conf.schema import FederationConfig
+from conf.schema import DataConfig, FederationConfig, SourceConfig
+from protocol.data_terms import DataTerms, LabelTerms
 from protocol.errors import ConfigurationError
 from protocol.parameters import advise
-from protocol.terms import CohortTerms, CryptoTerms, ModelTerms, Terms, TrainingTerms
+from protocol.terms import OPTIMISERS, CohortTerms, CryptoTerms, ModelTerms, Terms, TrainingTerms
 
 DEFAULT = conf.compose([])
+HEART_DISEASE = conf.compose(["experiment=heart_disease"])
+HOSPITALS = ["cleveland", "hungarian", "switzerland", "va"]
 EXPERIMENTS = sorted(path.stem for path in (conf.CONFIG_DIRECTORY / "experiment").glob("*.yaml"))
 PROJECT = Path(conf.__file__).parents[1] / "pyproject.toml"
 
@@ -34,7 +38,7 @@ def test_the_default_experiment_is_that_of_the_dataclasses():
     assert DEFAULT.model == ModelTerms()
     assert DEFAULT.crypto == CryptoTerms()
     assert DEFAULT.federation == FederationConfig()
-    assert (DEFAULT.data.name, len(DEFAULT.data.features)) == ("breast_cancer", 30)
+    assert (DEFAULT.data.name, len(DEFAULT.data.inputs)) == ("breast_cancer", 30)
 
 
 def test_the_flower_defaults_equal_the_composed_default():
@@ -45,7 +49,7 @@ def test_the_flower_defaults_equal_the_composed_default():
 
 def test_the_terms_are_the_part_that_sites_pin():
     assert DEFAULT.terms == Terms(
-        data=DEFAULT.data,
+        data=DEFAULT.data.terms,
         model=DEFAULT.model,
         training=DEFAULT.strategy,
         crypto=DEFAULT.crypto,
@@ -58,16 +62,10 @@ def test_every_experiment_composes_to_one_that_can_be_dealt_and_encrypted(name):
     config = conf.compose([f"experiment={name}"])
     federation = config.federation
 
-    dealt = partition(
-        load_public_table(config.data),
-        sites=federation.sites,
-        kind=federation.partition,
-        alpha=federation.alpha,
-        seed=config.strategy.seed,
-    )
+    tables = site_tables(config)
 
-    assert config != DEFAULT
-    assert len(dealt) == federation.sites
+    assert (config == DEFAULT) == (name == "breast_cancer")
+    assert len(tables) == federation.sites
     assert advise(sites=federation.sites, value_bits=config.crypto.value_bits, values=1000)
 
 
@@ -81,6 +79,93 @@ def test_every_experiment_composes_to_one_that_can_be_dealt_and_encrypted(name):
 )
 def test_every_option_composes(group, option):
     assert conf.from_yaml(conf.to_yaml(conf.compose([f"{group}={option}"])))
+
+
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_each_optimiser_has_a_strategy_of_its_name(kind):
+    strategy = conf.compose([f"strategy={kind}"]).strategy
+
+    assert strategy.optimiser.kind == kind
+    assert replace(strategy, optimiser=DEFAULT.strategy.optimiser) == DEFAULT.strategy
+
+
+def test_heart_disease_is_four_hospitals_with_their_own_patients_and_intercepts():
+    assert HEART_DISEASE.data == conf.compose(["data=heart_disease"]).data
+    assert [source.site for source in HEART_DISEASE.data.sources] == HOSPITALS
+    assert simulated_site_names(HEART_DISEASE) == HOSPITALS
+    assert (HEART_DISEASE.federation.sites, HEART_DISEASE.federation.partition) == (4, "natural")
+    assert HEART_DISEASE.model == ModelTerms(personal=("output.bias",))
+    assert (HEART_DISEASE.data.label.negative, HEART_DISEASE.data.label.positive) == (("0",), ("1", "2", "3", "4"))
+    assert all(len(source.sha256) == 64 and source.url for source in HEART_DISEASE.data.sources)
+
+
+def test_the_patients_of_all_four_hospitals_can_also_be_dealt_out_anew():
+    dealt = conf.compose(["experiment=heart_disease", "federation.partition=iid", "federation.sites=6"])
+
+    assert simulated_site_names(dealt) == [f"hospital-{number}" for number in range(1, 7)]
+    assert sum(len(file.rows) for file in site_tables(dealt).values()) == 920
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["experiment=heart_disease", "federation.sites=3"], "sites = 3, but data 'heart_disease' has 4 hospitals"),
+        (["experiment=heart_disease", "federation.sites=5"], "sites = 5, but data 'heart_disease' has 4 hospitals"),
+        (["federation.partition=natural"], "sites = 5, but data 'breast_cancer' has 0 hospitals"),
+        (["experiment=heart_disease", "data=breast_cancer"], "sites = 4, but data 'breast_cancer' has 0 hospitals"),
+    ],
+)
+def test_natural_sites_are_as_many_as_the_data_has_hospitals(overrides, complaint):
+    with pytest.raises(ConfigurationError, match=f"federation.{complaint} of its own"):
+        conf.compose(overrides)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"file": "/etc/passwd"}, r"data\.sources\[here\]\.file is not a path below the data directory"),
+        ({"file": "../table.csv"}, r"data\.sources\[here\]\.file"),
+        ({"file": "a/../../table.csv"}, r"data\.sources\[here\]\.file"),
+        ({"file": ""}, r"data\.sources\[here\]\.file"),
+        ({"file": "."}, r"data\.sources\[here\]\.file"),
+        ({"file": ".."}, r"data\.sources\[here\]\.file"),
+        ({"url": "http://example.org/table.csv"}, r"data\.sources\[here\]\.url does not begin with https://"),
+        ({"url": "file:///etc/passwd"}, r"data\.sources\[here\]\.url"),
+        ({"sha256": "ab"}, r"data\.sources\[here\]\.sha256 is not 64 lower-case hex digits"),
+        ({"sha256": "AB" * 32}, r"data\.sources\[here\]\.sha256"),
+        ({"sha256": "zz" * 32}, r"data\.sources\[here\]\.sha256"),
+    ],
+)
+def test_a_source_is_below_the_data_directory_published_safely_and_has_a_digest(changes, complaint):
+    SourceConfig(site="here", file="a/table.csv", url="https://example.org/table.csv", sha256="ab" * 32)
+    with pytest.raises(ConfigurationError, match=complaint):
+        SourceConfig(**({"site": "here", "file": "a/table.csv"} | changes))
+
+
+def test_two_sources_of_one_site_are_refused():
+    with pytest.raises(ConfigurationError, match=r"data\.sources names a site twice"):
+        replace(HEART_DISEASE.data, sources=HEART_DISEASE.data.sources[:1] * 2)
+
+
+def test_where_the_files_are_is_no_part_of_what_sites_pin():
+    elsewhere = replace(HEART_DISEASE, data=replace(HEART_DISEASE.data, dir="/srv/registers/heart"))
+
+    assert {field.name for field in fields(DataConfig)} - {field.name for field in fields(DataTerms)} == {
+        "sources",
+        "dir",
+    }
+    assert type(elsewhere.terms.data) is DataTerms
+    assert elsewhere != HEART_DISEASE
+    assert elsewhere.terms == HEART_DISEASE.terms
+    assert not {"registers", "processed", "https"} & set(re.findall(r"\w+", repr(asdict(elsewhere.terms))))
+
+
+def test_the_whole_heart_disease_experiment_goes_through_a_run_config():
+    config = conf.compose(["experiment=heart_disease", "strategy=fedyogi", "data.dir=/srv/registers", "data.fold=3"])
+
+    assert conf.from_yaml(conf.to_yaml(config)) == config
+    assert conf.from_run_config({"hydra": conf.to_yaml(config)}) == config
+    assert conf.from_run_config({"experiment": "heart_disease"}) == HEART_DISEASE
 
 
 def test_options_change_what_they_say():
@@ -102,13 +187,13 @@ def test_overrides_reach_nested_and_frozen_values():
             "federation.cohort.smallest_cohort=4",
             "model=mlp",
             "model.hidden=[8,4]",
-            "data.features=[{name: mean radius, centre: 14}]",
+            "data.columns=[{name: mean radius, centre: 14}]",
         ]
     )
 
     assert config.federation.cohort == CohortTerms(smallest_cohort=4)
     assert config.model.hidden == (8, 4)
-    assert [(feature.name, feature.centre) for feature in config.data.features] == [("mean radius", 14.0)]
+    assert [(column.name, column.centre) for column in config.data.columns] == [("mean radius", 14.0)]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +201,7 @@ def test_overrides_reach_nested_and_frozen_values():
     [
         ("strategy.roundz=3", "strategy.roundz"),
         ("colour=red", "colour"),
-        ("strategy=magic", "strategy/magic.*fedavg; fedprox"),
+        ("strategy=magic", "strategy/magic.*fedavg; .*fedprox"),
         ("experiment=magic", "experiment/magic.*breast_cancer_iid"),
         ("strategy.rounds=many", "'many'.*strategy.rounds"),
         ("strategy.rounds=0", "strategy.rounds = 0"),
@@ -124,15 +209,21 @@ def test_overrides_reach_nested_and_frozen_values():
         ("strategy", "'strategy'"),
         ("data=null", "override"),
         ("~data", "data.name"),
-        ("data.features=[{name: q, centrum: 1}]", "centrum"),
+        ("data.columns=[{name: q, centrum: 1}]", "centrum"),
         ("model.hidden=[3]", "model.hidden"),
         ("federation.sites=2", "federation.sites = 2 is below federation.cohort.smallest_cohort = 3"),
         ("federation.partition=sorted", "federation.partition = 'sorted'"),
+        ("data.columns=[{name: q, kind: date}]", r"data\.columns\[q\]\.kind = 'date'"),
+        ("data.sources=[{site: q, file: ../q}]", r"data\.sources\[q\]\.file"),
+        ("model.personal=[bias]", r"model\.personal = 'bias'"),
+        ("strategy.optimiser.kind=sgd", r"strategy\.optimiser\.kind = 'sgd'"),
+        ("strategy.optimiser.lr=1", r"strategy\.optimiser\.lr"),
+        ("data.folds=1", r"data\.folds = 1"),
         ("federation.client_cpus=0", "federation.client_cpus"),
         ("federation.alpha=nan", "federation.alpha"),
         ("federation.upload_seconds=0", "federation.upload_seconds"),
-        ("data.label=${oc.env:HOME}", "data.label: interpolations are refused"),
-        ("data.features=[{name: '${oc.env:HOME}'}]", "data.features.name: interpolations are refused"),
+        ("data.label.name=${oc.env:HOME}", "data.label.name: interpolations are refused"),
+        ("data.columns=[{name: '${oc.env:HOME}'}]", "data.columns.name: interpolations are refused"),
     ],
 )
 def test_a_wrong_override_is_refused_on_one_line_by_key(override, message):
@@ -157,7 +248,7 @@ def test_yaml_gives_back_an_equal_experiment(learning_rate, clip, seed, label):
     config = replace(
         DEFAULT,
         strategy=TrainingTerms(learning_rate=learning_rate, clip=clip, seed=seed),
-        data=replace(DEFAULT.data, label=label),
+        data=replace(DEFAULT.data, label=LabelTerms(name=label)),
     )
 
     assert conf.from_yaml(conf.to_yaml(config)) == config
@@ -166,7 +257,7 @@ def test_yaml_gives_back_an_equal_experiment(learning_rate, clip, seed, label):
 @pytest.mark.parametrize("label", ["a\x85b", "${oc.env:HOME}", "${", "???"])
 def test_a_name_that_yaml_would_change_is_refused_when_it_is_written(label):
     with pytest.raises(ConfigurationError):
-        conf.to_yaml(replace(DEFAULT, data=replace(DEFAULT.data, label=label)))
+        conf.to_yaml(replace(DEFAULT, data=replace(DEFAULT.data, label=LabelTerms(name=label))))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +306,7 @@ def test_a_whole_configuration_in_the_run_config_counts_alone():
         ({"colour": "red"}, "colour"),
         ({"data": "../../data/breast_cancer"}, "data names no file in conf/data"),
         ({"strategy.roundz": 3}, "strategy.roundz"),
-        ({"data.label": "${oc.env:HOME}"}, "interpolations"),
+        ({"data.label.name": "${oc.env:HOME}"}, "interpolations"),
     ],
 )
 def test_a_run_config_reaches_nothing_but_the_experiment(run_config, message):

@@ -13,12 +13,12 @@ import re
 import struct
 import traceback
 from dataclasses import dataclass, field
-from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from flwr.common.serde import message_to_proto
+from safetensors.numpy import load
 
 import clients.ckks
 import clients.opening
@@ -28,7 +28,8 @@ from clients.keys import EpochKeys
 from clients.membership import CONSORTIUM_SECRET, IDENTITY, TABLE
 from clients.run_files import RunFiles
 from clients.seal_format import ScratchFile, _decompress
-from clients.table import read_table, split_table
+from clients.table import split_table
+from clients.table_file import read_table
 from protocol.envelope import Request
 from protocol.errors import FederationError, RunPausedError
 from protocol.handshake import Session
@@ -86,8 +87,8 @@ class Wire(StreamingGrid):
                 self.vaults.add(content)
             if path.name == "ephemeral.secret":
                 self.canaries[f"ephemeral key of site {site}"] = content
-            if path.name == "pending.npy":
-                integers = np.load(BytesIO(content)).reshape(-1)[:8]
+            if path.name == "pending.safetensors":
+                integers = load(content)["packed"].reshape(-1)[:8]
                 for dtype in ("<i4", "<i8", "<f8"):
                     self.canaries[f"contribution of site {site} as {dtype}"] = integers.astype(dtype).tobytes()
             if path.name == "position.safetensors":
@@ -161,7 +162,8 @@ def counts_of(federation):
     table = read_table(federation.vault(VICTIM).path(TABLE), agreement.terms.data)
     training, held_out = split_table(
         table,
-        test_fraction=agreement.terms.data.test_fraction,
+        folds=agreement.terms.data.folds,
+        fold=agreement.terms.data.fold,
         seed=agreement.terms.training.seed,
         site=federation.member(VICTIM).name,
     )

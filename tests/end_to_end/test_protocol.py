@@ -11,20 +11,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from clients.learner import Learner
 from clients.membership import TABLE
 from clients.run_files import RunFiles
 from clients.site import Site
-from clients.table import read_table
+from clients.table_file import read_table
 from protocol.agreement import Agreement
 from protocol.envelope import Request, pack_list, unpack_list
 from protocol.handshake import RunCard, Session
 from protocol.notes import NoteKind, SiteNote, UploadCall
 from protocol.packing import RoundKind
 from protocol.rounds import RoundTerms
-from scripts.twin import plaintext_model
+from scripts.twin import plaintext_models
 from strategies.round_sum import RoundSum
 
 
@@ -39,11 +38,6 @@ def consortium(found, founded_once):
             federation=replace(experiment.federation, sites=3),
         )
     )
-
-
-def model_of(vault):
-    tensors = load_file(vault.path("models/last.safetensors"))
-    return np.concatenate([tensors["layers.0.weight"].ravel(), tensors["layers.0.bias"].ravel()])
 
 
 def test_three_hospitals_learn_one_model_message_by_message(consortium):
@@ -131,7 +125,10 @@ def test_three_hospitals_learn_one_model_message_by_message(consortium):
             if position is not None:
                 assert position.learner.shared_digest() == plain.shared_digest()
         kind = agreement.round_kind(number)
-        packed = np.sum([learner.contribution(plain, kind, number) for learner in learners], axis=0)
+        contributions = [
+            learner.contribution(plain, learner.initial_personal(), kind, number).packed for learner in learners
+        ]
+        packed = np.sum(contributions, axis=0)
         plain = learners[0].apply(plain, kind, packed)
 
     # 7. CLOSE. The last sum goes down. Each hospital writes its models and results, deletes every key of the run, and
@@ -155,7 +152,7 @@ def test_three_hospitals_learn_one_model_message_by_message(consortium):
     assert len({position.state for position in positions}) == 1
     assert {position.learner.shared_digest() for position in positions} == {plain.shared_digest()}
     assert len({hospital.membership.vault.read("models/last.safetensors") for hospital in hospitals}) == 1
-    assert all(np.array_equal(model_of(hospital.membership.vault), plain.model) for hospital in hospitals)
+    assert all(np.array_equal(consortium.values(position), plain.model) for position in range(3))
     # And it has learnt something.
     assert not np.array_equal(plain.model, learners[0].initial_state().model)
     assert plain.federated.records == sum(learner.held_out_table.records for learner in learners)
@@ -164,7 +161,7 @@ def test_three_hospitals_learn_one_model_message_by_message(consortium):
 def test_the_same_over_flower_ends_in_the_plaintext_twin_s_model_bit_for_bit(run, founded):
     run(founded)
 
-    twin = plaintext_model(founded.directory)
+    twins = plaintext_models(founded.directory)
 
     for position in founded.everyone:
-        assert np.array_equal(model_of(founded.vault(position)), twin)
+        assert np.array_equal(founded.values(position), twins[founded.member(position).name])

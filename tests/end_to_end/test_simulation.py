@@ -1,4 +1,4 @@
-"""The default experiment, shortened, as a real Flower simulation: SuperLink, ServerApp, ClientApps in Ray."""
+"""Two experiments, shortened, as real Flower simulations: SuperLink, ServerApp, ClientApps in Ray."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ def leaves(tree: object, path: str = "") -> set[str]:
     return set().union(*(leaves(branch, f"{path}.{name}" if path else name) for name, branch in tree.items()))
 
 
+def simulated(directory: Path, *overrides: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    command = [program("cipherward"), "run", "strategy.rounds=2", *overrides, f"hydra.run.dir={directory}"]
+    return directory, subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    directory = tmp_path_factory.mktemp("simulation") / "run"
-    command = [program("cipherward"), "run", "strategy.rounds=2", "federation.sites=4", f"hydra.run.dir={directory}"]
-    return directory, subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    return simulated(tmp_path_factory.mktemp("simulation") / "run", "federation.sites=4")
 
 
 @pytest.mark.simulation
@@ -58,7 +61,7 @@ def test_the_summary_has_every_key_and_the_model_is_the_plaintext_twins(finished
 def test_provider_and_sites_hold_what_is_theirs(finished):
     directory, _ = finished
     provider = {str(path.relative_to(directory / "provider")) for path in (directory / "provider").rglob("*")}
-    assert provider == {"events.jsonl", "sums", *(f"sums/round-{number:05d}.cwa" for number in range(4))}
+    assert provider == {"events.jsonl", "report.html", "sums", *(f"sums/round-{number:05d}.cwa" for number in range(4))}
     for home in (directory / "sites").glob("hospital-*"):
         assert {path.name for path in (home / "models").iterdir()} == {
             f"{m}.safetensors" for m in ("best", "last", "local")
@@ -78,3 +81,24 @@ def test_nothing_is_left_running(finished):
         except OSError:
             continue
     assert left == []
+
+
+@pytest.mark.simulation
+def test_four_real_hospitals_end_with_a_model_and_a_report_each(tmp_path):
+    directory, process = simulated(tmp_path / "run", "experiment=heart_disease")
+
+    assert process.returncode == 0, process.stdout + process.stderr
+    hospitals = ["cleveland", "hungarian", "switzerland", "va"]
+    assert [line.split()[0] for line in process.stdout.splitlines() if line.startswith(tuple(hospitals))] == hospitals
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["sites"] == hospitals
+    assert {name: site["records"] for name, site in summary["metrics"]["sites"].items()} == {
+        "cleveland": {"train": 227, "test": 76},
+        "hungarian": {"train": 220, "test": 74},
+        "switzerland": {"train": 92, "test": 31},
+        "va": {"train": 150, "test": 50},
+    }
+    assert summary["agreement"] == {"max_abs_difference_from_plaintext": 0.0, "sites_bit_identical": True}
+    assert len({(directory / "sites" / name / "models/last.safetensors").read_bytes() for name in hospitals}) == 4
+    reports = sorted(str(path.relative_to(directory)) for path in directory.rglob("report.html"))
+    assert reports == ["provider/report.html", *(f"sites/{name}/report.html" for name in hospitals)]

@@ -130,10 +130,10 @@ def test_the_plans_of_an_agreement_hold_the_fields_of_each_round(modulus_bits):
     assert (
         sizes[RoundKind.TRAIN]
         == {
-            "layers.0.weight": 3,
-            "layers.0.bias": 3,
-            "layers.1.weight": 3,
-            "layers.1.bias": 1,
+            "hidden.0.weight": 3,
+            "hidden.0.bias": 3,
+            "output.weight": 3,
+            "output.bias": 1,
             "weight": 1,
             "clipped": 1,
         }
@@ -170,8 +170,8 @@ def test_values_beyond_the_clip_range_are_clipped_and_counted():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_nan_and_infinity_are_refused_by_the_tensors_name(bad, weight):
-    with pytest.raises(ValueRefusedError, match=r"^tensor layers\.0\.weight: NaN or infinite value$"):
-        quantise(np.array([1.0, bad]), step=0.5, clip_steps=16, weight=weight, name="layers.0.weight")
+    with pytest.raises(ValueRefusedError, match=r"^tensor output\.weight: NaN or infinite value$"):
+        quantise(np.array([1.0, bad]), step=0.5, clip_steps=16, weight=weight, name="output.weight")
 
 
 def test_quantising_leaves_the_values_as_they_were():

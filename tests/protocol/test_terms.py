@@ -5,41 +5,37 @@ import math
 import pytest
 
 from protocol.errors import ConfigurationError
-from protocol.terms import (
-    CohortTerms,
-    CryptoTerms,
-    DataTerms,
-    FeatureTerms,
-    ModelTerms,
-    TrainingTerms,
-    check_choice,
-    check_range,
-)
+from protocol.terms import OPTIMISERS, CohortTerms, CryptoTerms, ModelTerms, OptimiserTerms, TrainingTerms
 
-AGE = FeatureTerms(name="age", centre=50.0, scale=20.0)
-
-
-def data(**changes):
-    return DataTerms(**({"name": "table", "features": (AGE,)} | changes))
+MLP = {"kind": "mlp", "hidden": (8, 4)}
 
 
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: FeatureTerms(name="age", centre=math.nan), r"data\.features\[age\]\.centre = nan"),
-        (lambda: FeatureTerms(name="age", centre=-2e12), r"data\.features\[age\]\.centre"),
-        (lambda: FeatureTerms(name="age", scale=0.0), r"data\.features\[age\]\.scale = 0\.0 is outside"),
-        (lambda: FeatureTerms(name="age", scale=math.inf), r"data\.features\[age\]\.scale = inf"),
-        (lambda: data(test_fraction=0.04), r"data\.test_fraction = 0\.04 is outside 0\.05\.\.0\.5"),
-        (lambda: data(test_fraction=0.51), r"data\.test_fraction"),
-        (lambda: data(features=()), r"data\.features is empty"),
-        (lambda: data(features=(AGE, AGE)), r"data\.features: a column is named twice"),
-        (lambda: data(label="age"), r"data\.features: a column is named twice, or is also the label"),
         (lambda: ModelTerms(kind="transformer"), r"model\.kind = 'transformer' is not one of logistic_regression, mlp"),
         (lambda: ModelTerms(kind="mlp"), r"model\.hidden = \[\] does not fit"),
         (lambda: ModelTerms(hidden=(8,)), r"model\.hidden = \[8\] does not fit"),
         (lambda: ModelTerms(kind="mlp", hidden=(0,)), r"model\.hidden = 0"),
         (lambda: ModelTerms(kind="mlp", hidden=(8, (1 << 20) + 1)), r"model\.hidden = 1048577"),
+        (
+            lambda: ModelTerms(personal=("bias",)),
+            r"model\.personal = 'bias' is not one of output\.weight, output\.bias",
+        ),
+        (lambda: ModelTerms(personal=("hidden.0.bias",)), r"model\.personal = 'hidden\.0\.bias' is not one of output"),
+        (lambda: ModelTerms(**MLP, personal=("hidden.2.bias",)), r"model\.personal = 'hidden\.2\.bias'"),
+        (lambda: ModelTerms(personal=("output.bias",) * 2), r"model\.personal names a tensor twice"),
+        (lambda: ModelTerms(personal=("output.weight", "output.bias")), r"model\.personal .*nothing to be shared"),
+        (lambda: OptimiserTerms(kind="sgd"), r"strategy\.optimiser\.kind = 'sgd' is not one of fedavg, fedavgm"),
+        (lambda: OptimiserTerms(learning_rate=0.0), r"strategy\.optimiser\.learning_rate = 0\.0"),
+        (lambda: OptimiserTerms(learning_rate=math.nan), r"strategy\.optimiser\.learning_rate = nan"),
+        (lambda: OptimiserTerms(learning_rate=1001), r"strategy\.optimiser\.learning_rate = 1001"),
+        (lambda: OptimiserTerms(momentum=1.0), r"strategy\.optimiser\.momentum = 1\.0 is outside 0\.\.0\.9999"),
+        (lambda: OptimiserTerms(momentum=-0.1), r"strategy\.optimiser\.momentum"),
+        (lambda: OptimiserTerms(beta_1=1.0), r"strategy\.optimiser\.beta_1"),
+        (lambda: OptimiserTerms(beta_2=1.0), r"strategy\.optimiser\.beta_2"),
+        (lambda: OptimiserTerms(beta_2=math.nan), r"strategy\.optimiser\.beta_2"),
+        (lambda: OptimiserTerms(tau=0.0), r"strategy\.optimiser\.tau"),
         (lambda: TrainingTerms(rounds=0), r"strategy\.rounds = 0 is outside 1\.\.10000"),
         (lambda: TrainingTerms(rounds=10_001), r"strategy\.rounds"),
         (lambda: TrainingTerms(local_epochs=0), r"strategy\.local_epochs"),
@@ -72,44 +68,53 @@ def test_the_smallest_cohort_leaves_two_honest_sites_beside_the_colluders(collud
             CohortTerms(tolerated_colluders=colluders, smallest_cohort=colluders + 1)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400), 0.999, 2.001])
-def test_a_range_refuses_everything_outside_whatever_its_type(value):
-    with pytest.raises(ConfigurationError, match=r"is outside 1\.\.2"):
-        check_range("key", value, 1, 2)
-
-
-@pytest.mark.parametrize("value", [1, 1.5, 2])
-def test_a_range_includes_its_ends(value):
-    check_range("key", value, 1, 2)
-
-
-def test_a_choice_is_one_of_the_list():
-    check_choice("key", "a", ("a", "b"))
-    with pytest.raises(ConfigurationError, match="key = 'c' is not one of a, b"):
-        check_choice("key", "c", ("a", "b"))
-
-
 def test_lists_from_a_configuration_become_tuples():
-    assert data(features=[AGE]) == data()
     assert ModelTerms(kind="mlp", hidden=[8, 4]).hidden == (8, 4)
+    assert ModelTerms(personal=["output.bias"]) == ModelTerms(personal=("output.bias",))
+
+
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_an_optimiser_keeps_whole_numbers_as_floats(kind):
+    terms = OptimiserTerms(kind=kind, learning_rate=1, momentum=0, beta_1=0, beta_2=0, tau=1)
+
+    assert {type(getattr(terms, name)) for name in ("learning_rate", "momentum", "beta_1", "beta_2", "tau")} == {float}
 
 
 @pytest.mark.parametrize(
     ("model", "shapes"),
     [
-        (ModelTerms(), {"layers.0.weight": (1, 30), "layers.0.bias": (1,)}),
+        (ModelTerms(), {"output.weight": (1, 30), "output.bias": (1,)}),
         (
             ModelTerms(kind="mlp", hidden=(8, 4)),
             {
-                "layers.0.weight": (8, 30),
-                "layers.0.bias": (8,),
-                "layers.1.weight": (4, 8),
-                "layers.1.bias": (4,),
-                "layers.2.weight": (1, 4),
-                "layers.2.bias": (1,),
+                "hidden.0.weight": (8, 30),
+                "hidden.0.bias": (8,),
+                "hidden.1.weight": (4, 8),
+                "hidden.1.bias": (4,),
+                "output.weight": (1, 4),
+                "output.bias": (1,),
             },
         ),
     ],
 )
 def test_tensor_shapes_follow_the_architecture_in_packing_order(model, shapes):
     assert list(model.tensor_shapes(30).items()) == list(shapes.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "shared"),
+    [
+        (ModelTerms(), ["output.weight", "output.bias"]),
+        (ModelTerms(personal=("output.bias",)), ["output.weight"]),
+        (ModelTerms(personal=("output.weight",)), ["output.bias"]),
+        (
+            ModelTerms(**MLP, personal=("output.bias", "output.weight", "hidden.1.bias")),
+            ["hidden.0.weight", "hidden.0.bias", "hidden.1.weight"],
+        ),
+    ],
+)
+def test_what_is_shared_is_what_is_not_personal_in_packing_order(model, shared):
+    shapes = model.shared_shapes(30)
+
+    assert list(shapes) == shared
+    assert shapes.items() <= model.tensor_shapes(30).items()

@@ -34,7 +34,7 @@ def test_bytes_per_value_follow_from_the_prime(value_bits: int, residue_bytes: i
 
 def test_a_wrong_sum_is_not_timed_as_if_it_were_right(monkeypatch: pytest.MonkeyPatch) -> None:
     federation = BenchFederation(3000, 3, 21)
-    values = np.full(sum(field.size for field in federation.plan.fields if field.name.startswith("layers.")), 0.5)
+    values = np.full(federation.parameters, 0.5)
     others = [federation.seal(federation.pack(values), site) for site in (1, 2)]
     monkeypatch.setattr(federation, "release", lambda aggregate: np.zeros(federation.plan.shape, dtype=np.int64))
 

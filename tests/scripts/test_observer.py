@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from clients.membership import AGREEMENT, TABLE
-from clients.table import Table, write_table
+from clients.table_file import TableFile
 from conf import compose
 from protocol.agreement import Agreement, SiteCard
 from protocol.errors import ConfigurationError, MalformedError
@@ -45,10 +45,9 @@ def run_directory(tmp_path: Path, agreement: Agreement) -> Path:
 
 def save_table(path: Path, agreement: Agreement) -> None:
     """Write six patients whose first feature is high exactly if they are ill, and nothing else is known."""
-    labels = np.array([0, 1, 0, 1, 0, 1], dtype=np.int8)
-    features = np.full((6, len(agreement.terms.data.features)), np.nan)
-    features[:, 0] = labels
-    write_table(path, Table(features=features, labels=labels), agreement.terms.data)
+    data = agreement.terms.data
+    rows = [[label, *[""] * (len(data.columns) - 1), label] for label in "010101"]
+    path.write_bytes(TableFile(name="data.csv", rows=rows, lines=[2, 3, 4, 5, 6, 7]).to_bytes(data))
 
 
 def write_events(home: Path, events: list[dict[str, Any]]) -> None:
@@ -96,7 +95,7 @@ def write_site(run_directory: Path, name: str, scores: str, *, factor: int, auc:
 
 
 def save_model(home: Path, model: np.ndarray, own: int) -> None:
-    tensors = {"layers.0.weight": model[None, :30], "layers.0.bias": model[30:], "a site's own": np.full(3, own)}
+    tensors = {"output.weight": model[None, :30], "output.bias": model[30:], "a site's own": np.full(3, own)}
     save_file(
         {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, home / "models/last.safetensors"
     )
@@ -104,7 +103,7 @@ def save_model(home: Path, model: np.ndarray, own: int) -> None:
 
 def save_local_model(home: Path, slope: int) -> None:
     """Write a model that looks at the first feature alone."""
-    tensors = {"layers.0.weight": slope * np.eye(1, 30), "layers.0.bias": np.zeros(1)}
+    tensors = {"output.weight": slope * np.eye(1, 30), "output.bias": np.zeros(1)}
     common = {"standardisation.mean": np.zeros(30), "standardisation.deviation": np.ones(30)}
     save_file(tensors | common, home / "models/local.safetensors")
 
@@ -173,11 +172,11 @@ def test_a_model_that_differs_in_one_bit_is_seen(run_directory: Path) -> None:
 def test_the_largest_difference_from_the_plaintext_twin_is_told(
     run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shifted(directory: Path) -> np.ndarray:
+    def shifted(directory: Path) -> dict[str, np.ndarray]:
         assert directory == run_directory
-        return MODEL + np.where(np.arange(31) == 30, -0.25, 0.125)
+        return dict.fromkeys(SITES, MODEL) | {"site-b": MODEL + np.where(np.arange(31) == 30, -0.25, 0.125)}
 
-    monkeypatch.setattr("scripts.observer.plaintext_model", shifted)
+    monkeypatch.setattr("scripts.observer.plaintext_models", shifted)
     assert summarise(run_directory, verify=True).checks.max_abs_difference_from_plaintext == 0.25
 
 

@@ -68,13 +68,13 @@ def test_sizes_and_times_are_in_units_for_people() -> None:
 
 def test_checks_that_held_are_told() -> None:
     text = printed(SUMMARY)
-    assert "every site holds the same model, bit for bit" in text
-    assert "without encryption gives the same model, bit for bit" in text
+    assert "every site holds the same shared model, bit for bit" in text
+    assert "without encryption gives the same models, bit for bit" in text
 
 
 def test_checks_that_failed_are_told() -> None:
     text = printed(replace(SUMMARY, checks=Checks(max_abs_difference_from_plaintext=0.25, sites_bit_identical=False)))
-    assert "the sites' models differ" in text
+    assert "the sites' shared models differ" in text
     assert "differs by up to 0.25" in text
 
 

@@ -7,28 +7,28 @@ import logging
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from protocol.envelope import Request, pack_refusal
 from protocol.errors import CohortIncompleteError
-from scripts.twin import plaintext_model
+from scripts.twin import plaintext_models
 
 
 def final_models(federation):
-    models = []
-    for position in federation.everyone:
-        tensors = load_file(federation.vault(position).path("models/last.safetensors"))
-        models.append(np.concatenate([tensors["layers.0.weight"].ravel(), tensors["layers.0.bias"].ravel()]))
-    return models
+    return {federation.member(position).name: federation.values(position) for position in federation.everyone}
+
+
+def are_equal(models, twins):
+    assert models.keys() == twins.keys()
+    return all(np.array_equal(values, twins[name]) for name, values in models.items())
 
 
 def test_the_twin_ends_in_the_same_model(run, founded):
     run(founded)
 
-    twin = plaintext_model(founded.directory)
+    twins = plaintext_models(founded.directory)
 
-    assert twin.dtype == np.float64
-    assert all(np.array_equal(model, twin) for model in final_models(founded))
+    assert {twin.dtype for twin in twins.values()} == {np.dtype(np.float64)}
+    assert are_equal(final_models(founded), twins)
 
 
 def test_the_twin_follows_the_run_s_cohorts(run, founded):
@@ -42,26 +42,26 @@ def test_the_twin_follows_the_run_s_cohorts(run, founded):
         return reply
 
     run(founded, refuse_round_1)
-    with_its_cohorts = plaintext_model(founded.directory)
+    with_its_cohorts = plaintext_models(founded.directory)
     events = founded.directory / "provider" / "events.jsonl"
     everybody = json.dumps([f"hospital-{number}" for number in range(1, 5)], separators=(",", ":"))
     text = events.read_text()
     assert text.count(f'"cohort":{everybody}') == 3
     events.write_text(text.replace('"cohort":["hospital-1","hospital-2","hospital-4"]', f'"cohort":{everybody}'))
 
-    assert all(np.array_equal(model, with_its_cohorts) for model in final_models(founded))
-    assert not np.array_equal(plaintext_model(founded.directory), with_its_cohorts)
+    assert are_equal(final_models(founded), with_its_cohorts)
+    assert not are_equal(plaintext_models(founded.directory), with_its_cohorts)
 
 
 def test_one_changed_cell_changes_the_twin(run, founded):
     run(founded)
-    twin = plaintext_model(founded.directory)
+    twins = plaintext_models(founded.directory)
     table = founded.vault(3).path("data.csv")
     header, first, *rest = table.read_text().splitlines(keepends=True)
     cells = first.split(",")
     table.write_text("".join([header, ",".join([str(float(cells[0]) + 1), *cells[1:]]), *rest]))
 
-    assert not np.array_equal(plaintext_model(founded.directory), twin)
+    assert not are_equal(plaintext_models(founded.directory), twins)
 
 
 def test_flower_s_log_is_as_loud_after_the_twin_as_before(run, founded):
@@ -69,7 +69,7 @@ def test_flower_s_log_is_as_loud_after_the_twin_as_before(run, founded):
     log = logging.getLogger("flwr")
     before = log.level
 
-    plaintext_model(founded.directory)
+    plaintext_models(founded.directory)
 
     assert log.level == before
 
@@ -79,4 +79,4 @@ def test_a_run_that_did_not_finish_has_no_twin(founded):
     (founded.directory / "provider" / "events.jsonl").write_text('{"event":"started"}\n')
 
     with pytest.raises((CohortIncompleteError, IndexError)):
-        plaintext_model(founded.directory)
+        plaintext_models(founded.directory)

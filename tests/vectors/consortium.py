@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from protocol.agreement import Agreement, SiteCard
+from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
 from protocol.handshake import RUN_BYTES, RunCard, SealedSecret, Session
 from protocol.masks import uniform_residues
 from protocol.notes import NoteKind, SiteNote
@@ -22,7 +23,7 @@ from protocol.parameters import SEED_BYTES
 from protocol.residues import Residues, pack_residues
 from protocol.rounds import RoundTerms, UpdateHeader
 from protocol.schedule import KEY_BYTES, expand
-from protocol.terms import CohortTerms, CryptoTerms, DataTerms, FeatureTerms, ModelTerms, Terms, TrainingTerms
+from protocol.terms import CohortTerms, CryptoTerms, ModelTerms, OptimiserTerms, Terms, TrainingTerms
 from protocol.update import EncryptedAggregate, SealedUpdate, UpdateProof, body_checksum, sealed_tag_bytes
 
 SITES = 4
@@ -177,11 +178,27 @@ def _terms(*, value_bits: int, hidden: tuple[int, ...], clip: float) -> Terms:
     return Terms(
         data=DataTerms(
             name="vectors",
-            features=(FeatureTerms(name="age", centre=50.0, scale=20.0),),
-            label="label",
-            test_fraction=0.25,
+            columns=(
+                ColumnTerms(
+                    name="age",
+                    kind="number",
+                    centre=50.0,
+                    scale=20.0,
+                    minimum=0.0,
+                    maximum=120.0,
+                    categories=(),
+                    reference="",
+                    missing=("999",),
+                ),
+            ),
+            label=LabelTerms(name="label", negative=("0",), positive=("1",), positive_above=None, meaning="ill"),
+            header=True,
+            missing=("?",),
+            smallest_count=10,
+            folds=4,
+            fold=0,
         ),
-        model=ModelTerms(kind="mlp" if hidden else "logistic_regression", hidden=hidden),
+        model=ModelTerms(kind="mlp" if hidden else "logistic_regression", hidden=hidden, personal=()),
         training=TrainingTerms(
             rounds=2,
             local_epochs=2,
@@ -191,6 +208,9 @@ def _terms(*, value_bits: int, hidden: tuple[int, ...], clip: float) -> Terms:
             proximal=0.0,
             clip=clip,
             seed=2026,
+            optimiser=OptimiserTerms(
+                kind="fedavg", learning_rate=1.0, momentum=0.9, beta_1=0.9, beta_2=0.99, tau=0.001
+            ),
         ),
         crypto=CryptoTerms(value_bits=value_bits, security_bits=128),
         cohort=CohortTerms(tolerated_colluders=1, smallest_cohort=3),

@@ -1,0 +1,232 @@
+"""Read a site's CSV file as the agreed schema says; a cell that breaks it is named by line and column.
+
+Trust: runs at a site and sees patients' records. Errors name files, lines and columns, never a cell.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clients.table import Labels, Table, Values
+from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
+from protocol.errors import DataError
+
+Cells: TypeAlias = npt.NDArray[np.str_]
+
+MAX_TABLE_BYTES: Final = 1 << 30
+MAX_CELL_CHARACTERS: Final = 200
+MAX_REPORTED: Final = 5
+"""Broken cells that one error names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class TableFile:
+    """The rows of a CSV file, not yet checked against a schema.
+
+    Attributes:
+        name: The file's name, for errors.
+        rows: Each row's cells, in the schema's order of columns, the label last.
+        lines: Each row's line in the file, as an editor counts.
+    """
+
+    name: str
+    rows: list[list[str]]
+    lines: list[int]
+
+    def chosen(self, positions: Iterable[int]) -> TableFile:
+        """Return the file of the chosen rows, in that order."""
+        rows, lines = zip(*((self.rows[position], self.lines[position]) for position in positions), strict=True)
+        return TableFile(name=self.name, rows=list(rows), lines=list(lines))
+
+    def to_bytes(self, terms: DataTerms) -> bytes:
+        """Return CSV text that `parse_table_file` reads back."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer)  # ends lines in CR LF, and so quotes cells that hold either
+        if terms.header:
+            writer.writerow(_column_names(terms))
+        writer.writerows(self.rows)
+        return buffer.getvalue().encode()
+
+
+def read_table(path: Path, terms: DataTerms) -> Table:
+    """Read a site's table.
+
+    Args:
+        path: UTF-8 CSV file.
+        terms: The agreed schema.
+
+    Raises:
+        DataError: The file does not follow the schema; names file, line (from 1) and column, never a value.
+    """
+    return encode_table(read_table_file(path, terms), terms)
+
+
+def read_table_file(path: Path, terms: DataTerms) -> TableFile:
+    """Read the rows of a CSV file.
+
+    Raises:
+        DataError: It cannot be read, is not CSV, or has other columns than the schema.
+    """
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise DataError(f"{path.name}: larger than {MAX_TABLE_BYTES} bytes")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path.name}: {error.strerror}") from error
+    return parse_table_file(content, path.name, terms)
+
+
+def parse_table_file(content: bytes, name: str, terms: DataTerms) -> TableFile:
+    """Split the bytes of a CSV file into rows; blank lines are passed over.
+
+    Raises:
+        DataError: Not UTF-8, not CSV, without rows, or with other columns than the schema.
+    """
+    numbered = _csv_rows(content, name)
+    if not numbered:
+        raise DataError(f"{name}: the file is empty")
+    wanted = _column_names(terms)
+    line, header = numbered.pop(0) if terms.header else (1, wanted)
+    _check_header(header, wanted, f"{name}, line {line}")
+    if not numbered:
+        raise DataError(f"{name}: there is a header but no row")
+    for line, cells in numbered:
+        if len(cells) != len(header):
+            raise DataError(f"{name}, line {line}: expected {len(header)} cells, got {len(cells)}")
+    order = [header.index(column) for column in wanted]
+    return TableFile(
+        name=name, rows=[[cells[at] for at in order] for _, cells in numbered], lines=[line for line, _ in numbered]
+    )
+
+
+def encode_table(file: TableFile, terms: DataTerms) -> Table:
+    """Check every cell against the schema and make the model's inputs of them.
+
+    Raises:
+        DataError: Cells break the schema; names the first of them by line and column.
+    """
+    complaints: list[tuple[int, str]] = []
+    inputs: list[Values] = []
+    for at, column in enumerate(terms.columns):
+        if column.kind == "ignored":
+            continue
+        encode = _encode_number if column.kind == "number" else _encode_category
+        features, bad = encode(_cells(file, at, column.name), column, terms.missing)
+        inputs += features
+        complaints += [(row, f"column {column.name!r}: {what}") for row, what in bad]
+    labels, bad = _encode_label(_cells(file, -1, terms.label.name), terms.label)
+    complaints += [(row, f"column {terms.label.name!r}: {what}") for row, what in bad]
+    if complaints:
+        shown = [f"line {file.lines[row]}, {what}" for row, what in sorted(complaints)[:MAX_REPORTED]]
+        more = len(complaints) - len(shown)
+        raise DataError(f"{file.name}, " + "; ".join(shown) + (f"; and {more} more" if more else ""))
+    return Table(features=np.column_stack(inputs), labels=labels)
+
+
+def _cells(file: TableFile, at: int, column: str) -> Cells:
+    texts = [row[at].strip() for row in file.rows]
+    if len(max(texts, key=len)) > MAX_CELL_CHARACTERS:
+        line = next(line for line, text in zip(file.lines, texts, strict=True) if len(text) > MAX_CELL_CHARACTERS)
+        raise DataError(f"{file.name}, line {line}, column {column!r}: longer than {MAX_CELL_CHARACTERS} characters")
+    return np.array(texts, dtype=np.str_)
+
+
+Encoded: TypeAlias = tuple[list[Values], list[tuple[int, str]]]
+"""A column's inputs, each of shape (n,), and the rows that break the schema with what is wrong there."""
+
+
+def _encode_number(cells: Cells, column: ColumnTerms, missing: tuple[str, ...]) -> Encoded:
+    numbers = _numbers(cells)
+    is_missing = _is_one_of(cells, numbers, ("", *missing, *column.missing))
+    outside = ~is_missing & ((numbers < column.minimum) | (numbers > column.maximum))
+    bad = [(row, "not a number") for row in np.flatnonzero(~is_missing & ~np.isfinite(numbers)).tolist()]
+    between = f"{column.minimum:g}..{column.maximum:g}"
+    bad += [(row, f"outside {between}") for row in np.flatnonzero(outside & np.isfinite(numbers)).tolist()]
+    return [np.where(is_missing, math.nan, numbers)], bad
+
+
+def _encode_category(cells: Cells, column: ColumnTerms, missing: tuple[str, ...]) -> Encoded:
+    numbers = _numbers(cells)
+    is_missing = _is_one_of(cells, numbers, ("", *missing, *column.missing))
+    matches = {category: _is_one_of(cells, numbers, (category,)) & ~is_missing for category in column.categories}
+    unknown = ~is_missing & ~np.any(list(matches.values()), axis=0)
+    inputs = [np.where(is_missing, math.nan, matches[given.category].astype(np.float64)) for given in column.inputs]
+    return inputs, [(row, "a category that the schema does not know") for row in np.flatnonzero(unknown).tolist()]
+
+
+def _encode_label(cells: Cells, terms: LabelTerms) -> tuple[Labels, list[tuple[int, str]]]:
+    numbers = _numbers(cells)
+    if terms.positive_above is None:
+        is_positive = _is_one_of(cells, numbers, terms.positive)
+        is_known = is_positive | _is_one_of(cells, numbers, terms.negative)
+    else:
+        is_positive = numbers > terms.positive_above
+        is_known = np.isfinite(numbers)
+    bad = [
+        (row, "an outcome that the schema does not know" if cells[row] else "the label is missing")
+        for row in np.flatnonzero(~is_known).tolist()
+    ]
+    return is_positive.astype(np.int8), bad
+
+
+def _numbers(cells: Cells) -> Values:
+    """Return the cells as numbers, NaN where they are none."""
+    texts, place = np.unique(cells, return_inverse=True)
+    return np.array([_number(text) for text in texts.tolist()], dtype=np.float64)[place]
+
+
+def _number(text: str) -> float:
+    try:
+        return math.nan if "_" in text else float(text)  # float() would read 1_000
+    except ValueError:
+        return math.nan
+
+
+def _is_one_of(cells: Cells, numbers: Values, codes: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """Return where a cell is one of the codes, as text or, where both are numbers, by value."""
+    codes = list(codes)
+    values = [value for value in map(_number, codes) if not math.isnan(value)]
+    found: npt.NDArray[np.bool_] = np.isin(cells, codes) | np.isin(numbers, values)
+    return found
+
+
+def _csv_rows(content: bytes, name: str) -> list[tuple[int, list[str]]]:
+    """Return each row that is not blank, with its line number as an editor shows it."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{name}, line {line}: not UTF-8 text") from None
+    if "\0" in text:  # arrays of text drop it at a cell's end, and would read 1 NUL as 1
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{name}, line {line}: holds a NUL byte")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        return [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error:
+        raise DataError(f"{name}, line {reader.line_num}: not a row of a CSV file") from None
+
+
+def _column_names(terms: DataTerms) -> list[str]:
+    return [*(column.name for column in terms.columns), terms.label.name]
+
+
+def _check_header(header: list[str], wanted: list[str], where: str) -> None:
+    for at, column in enumerate(header):
+        if column not in wanted:
+            # Named by position: in a file without a header this is a patient's value.
+            raise DataError(f"{where}, column {at + 1}: not the name of an agreed column")
+        if column in header[:at]:
+            raise DataError(f"{where}: column {column!r} stands there twice")
+    for column in wanted:
+        if column not in header:
+            raise DataError(f"{where}: column {column!r} is missing")

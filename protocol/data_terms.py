@@ -1,0 +1,168 @@
+"""The table that every site of a consortium has: its columns, what is missing, and which outcome is learnt.
+
+A schema, and nothing about patients; `conf/data/` holds one per data set.
+
+Trust: public on both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+
+from protocol.checks import check_choice, check_range, keep_floats
+from protocol.errors import ConfigurationError
+
+_LARGEST = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnTerms:
+    """One column of the table.
+
+    Attributes:
+        name: Column name.
+        kind: "number" is one input; "category" is one input of 0 or 1 per category; "ignored" is none.
+        centre: Public centre of a number, in the column's unit; need only be near.
+        scale: Public scale of a number, in the column's unit; > 0.
+        minimum: Smallest number that is possible; a smaller one is a mistake in the table.
+        maximum: Largest number that is possible.
+        categories: All codes that a category can have, as text; a code that is a number also matches 1.0 for 1.
+        reference: The category that has no input of its own; empty if each has one.
+        missing: Codes that stand for a missing value in this column, beside those of the whole table.
+    """
+
+    name: str
+    kind: str = "number"
+    centre: float = 0.0
+    scale: float = 1.0
+    minimum: float = -_LARGEST
+    maximum: float = _LARGEST
+    categories: tuple[str, ...] = ()
+    reference: str = ""
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        key = f"data.columns[{self.name}]"
+        object.__setattr__(self, "categories", tuple(self.categories))
+        object.__setattr__(self, "missing", tuple(self.missing))
+        check_choice(f"{key}.kind", self.kind, ("number", "category", "ignored"))
+        check_range(f"{key}.centre", self.centre, -_LARGEST, _LARGEST)
+        check_range(f"{key}.scale", self.scale, 1 / _LARGEST, _LARGEST)
+        check_range(f"{key}.minimum", self.minimum, -_LARGEST, _LARGEST)
+        check_range(f"{key}.maximum", self.maximum, self.minimum, _LARGEST)
+        keep_floats(self, "centre", "scale", "minimum", "maximum")
+        if bool(self.categories) != (self.kind == "category"):
+            raise ConfigurationError(f"{key}: categories are named exactly for columns of kind category")
+        if len(set(self.categories)) != len(self.categories) or "" in self.categories:
+            raise ConfigurationError(f"{key}.categories: a category is empty, or named twice")
+        if self.reference and self.reference not in self.categories:
+            raise ConfigurationError(f"{key}.reference = {self.reference!r} is not one of its categories")
+        if self.categories == (self.reference,):
+            raise ConfigurationError(f"{key}: the only category is the reference, so the column would have no input")
+
+    @property
+    def inputs(self) -> tuple[InputTerms, ...]:
+        """The model's inputs that are made of this column."""
+        if self.kind == "number":
+            return (InputTerms(name=self.name, column=self.name, centre=self.centre, scale=self.scale),)
+        return tuple(
+            InputTerms(name=f"{self.name}={category}", column=self.name, category=category)
+            for category in self.categories
+            if category != self.reference
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputTerms:
+    """One number that the model is given for a patient.
+
+    Attributes:
+        name: The column's name; for a category "column=category".
+        column: The column it is made of.
+        category: The category that makes it 1; empty for a number.
+        centre: Public centre that is subtracted before anything is summed.
+        scale: Public scale that is divided by after that.
+    """
+
+    name: str
+    column: str
+    category: str = ""
+    centre: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelTerms:
+    """The outcome that is learnt, and what makes it 0 or 1.
+
+    Attributes:
+        name: Column name.
+        negative: Codes that mean 0, as text.
+        positive: Codes that mean 1, as text.
+        positive_above: If set, in place of the codes: a number above this means 1, any other 0.
+        meaning: What 1 means, in words for people; empty for the column's name.
+    """
+
+    name: str = "label"
+    negative: tuple[str, ...] = ("0",)
+    positive: tuple[str, ...] = ("1",)
+    positive_above: float | None = None
+    meaning: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "negative", tuple(self.negative))
+        object.__setattr__(self, "positive", tuple(self.positive))
+        if self.positive_above is not None:
+            check_range("data.label.positive_above", self.positive_above, -_LARGEST, _LARGEST)
+            keep_floats(self, "positive_above")
+        codes = [*self.negative, *self.positive]
+        if len(set(codes)) != len(codes) or "" in codes or not self.negative or not self.positive:
+            raise ConfigurationError("data.label: both outcomes need codes, and no code may be empty or stand twice")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataTerms:
+    """The table that every site has, and how it is used.
+
+    Attributes:
+        name: Name of the data set.
+        columns: All columns but the label's; in a file without a header the label's is the last.
+        label: The outcome.
+        header: Whether the file's first line names its columns, which may then stand in any order.
+        missing: Codes that stand for a missing value in every column; an empty cell always does.
+        smallest_count: Fewest patients, over all sites, whose statistics are used.
+        folds: Parts that each site's patients are dealt into, stratified by label; one is held out. 2..20.
+        fold: The part that is held out, from 0.
+    """
+
+    name: str
+    columns: tuple[ColumnTerms, ...]
+    label: LabelTerms = field(default_factory=LabelTerms)
+    header: bool = True
+    missing: tuple[str, ...] = ()
+    smallest_count: int = 10
+    folds: int = 4
+    fold: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "missing", tuple(self.missing))
+        check_range("data.smallest_count", self.smallest_count, 1, 1_000_000)
+        check_range("data.folds", self.folds, 2, 20)
+        check_range("data.fold", self.fold, 0, self.folds - 1)
+        if not self.inputs:
+            raise ConfigurationError("data.columns: no column is an input")
+        names = [column.name for column in self.columns]
+        if len({*names, self.label.name}) != len(names) + 1:
+            raise ConfigurationError("data.columns: a column is named twice, or is also the label")
+
+    @property
+    def inputs(self) -> tuple[InputTerms, ...]:
+        """The model's inputs, in order."""
+        return _inputs(self.columns)
+
+
+@cache
+def _inputs(columns: tuple[ColumnTerms, ...]) -> tuple[InputTerms, ...]:
+    return tuple(given for column in columns if column.kind != "ignored" for given in column.inputs)

@@ -65,6 +65,40 @@ def summary(
 
 
 @app.command()
+def study(
+    experiment: Annotated[str, typer.Argument(help="A file in conf/experiment, such as heart_disease.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides on top, such as model=mlp.")] = None,
+    *,
+    repeats: Annotated[int, typer.Option(help="How often patients are dealt into folds anew.", min=1, max=100)] = 5,
+    folds: Annotated[int, typer.Option(help="Folds per repeat; each is held out once.", min=2, max=20)] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory of table, numbers and pictures.")] = None,
+) -> None:
+    """Cross-validate an experiment inside each site: alone, pooled, federated, with personal parameters, constant.
+
+    Every federation is encrypted, runs in this process without Flower's simulation engine, and is compared with its
+    plaintext twin. Results are below `studies/`.
+
+    - `cipherward study heart_disease`
+    - `cipherward study heart_disease strategy=fedadam --json fedadam.json`
+    - `cipherward study breast_cancer --repeats 1`
+    """
+    from rich.console import Console
+
+    from scripts.study import run_study
+
+    run_study(
+        experiment,
+        overrides or [],
+        repeats=repeats,
+        folds=folds,
+        json_file=json_file,
+        output=output,
+        console=Console(),
+    )
+
+
+@app.command()
 def check() -> None:
     """Check the code: format, lint, types, import contracts."""
     from scripts.quality import run_checks

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -27,13 +26,13 @@ from protocol.errors import (
     ConfigurationError,
     ProtocolError,
     RunPausedError,
-    SiteMismatchError,
     StateMismatchError,
 )
 from protocol.handshake import FIRST_EPOCH, RUN_BYTES
-from protocol.notes import NoteKind, SiteNote, UploadCall
+from protocol.notes import NoteKind, UploadCall
 from protocol.rounds import RoundTerms
 from protocol.terms import Terms
+from strategies.cohort import Standing, collect_standing
 from strategies.journal import RunJournal
 from strategies.opening import OpenedRun, answers, open_run
 from strategies.round_sum import RoundSum
@@ -188,8 +187,8 @@ class EncryptedFedAvg(TrainOnlyStrategy):
             "round",
             round=server_round,
             kind=terms.kind.name.lower(),
-            cohort=self._names(terms.cohort),
-            left_out=self._names(site for site in self._run.session.sites if site not in terms.cohort),
+            cohort=self._run.names(terms.cohort),
+            left_out=self._run.names(site for site in self._run.session.sites if site not in terms.cohort),
             up_bytes=up_bytes,
             down_bytes=len(data),
             seconds={
@@ -213,57 +212,26 @@ class EncryptedFedAvg(TrainOnlyStrategy):
         """Return the sums that a site has not confirmed yet, in order; usually the last one."""
         return pack_list([self._journal.load_sum(number) for number in range(self._next_sum[site], self._sums_kept)])
 
-    def _notes(self, kind: NoteKind, round_number: int, replies: Iterable[Message]) -> Iterable[SiteNote]:
-        run = self._run
-        for node, parts in answers(replies, "note", journal=self._journal):
-            try:
-                note = SiteNote.from_bytes(
-                    parts["note"],
-                    kind=kind,
-                    agreement=run.agreement,
-                    session=run.session.digest,
-                    epoch=FIRST_EPOCH,
-                    round_number=round_number,
-                )
-                if run.nodes.get(note.site) != node:
-                    raise SiteMismatchError("site of this node", expected=run.nodes.get(note.site), got=node)
-            except ProtocolError as error:
-                self._journal.event("refused", node=str(node), round=round_number, reason=str(error))
-                continue
-            self._next_sum[note.site] = round_number
-            yield note
+    def _standing(self, kind: NoteKind, round_number: int, replies: Iterable[Message]) -> Standing:
+        standing = collect_standing(self._run, kind, round_number, replies, self._journal)
+        self._next_sum |= dict.fromkeys(standing.sites, round_number)
+        return standing
 
     def _name_cohort(self, round_number: int, replies: Iterable[Message]) -> RoundTerms:
         """Name everybody who is ready in the state that most are in."""
-        ready = self._sites_by_state(NoteKind.READY, round_number, replies)
-        if not ready:
+        ready = self._standing(NoteKind.READY, round_number, replies)
+        if not ready.sites:
             raise CohortError(f"sites ready for round {round_number}", expected="some", got=0)
-        state, sites = max(ready.items(), key=lambda item: (len(item[1]), item[0]))
-        self._tell_differing(round_number, ready, state)
         terms = RoundTerms(
             agreement=self._run.agreement,
             session=self._run.session.digest,
             epoch=FIRST_EPOCH,
             round=round_number,
-            cohort=tuple(sorted(sites)),
-            state=state,
+            cohort=ready.agreeing,
+            state=ready.common,
         )
         terms.agreement.check_cohort(terms.cohort)
         return terms
-
-    def _sites_by_state(self, kind: NoteKind, round_number: int, replies: Iterable[Message]) -> dict[bytes, list[int]]:
-        sites: dict[bytes, list[int]] = defaultdict(list)
-        for note in self._notes(kind, round_number, replies):
-            sites[note.state].append(note.site)
-        return sites
-
-    def _tell_differing(self, round_number: int, sites: Mapping[bytes, list[int]], common: bytes) -> None:
-        """Name the sites whose model or optimiser is not the others': they applied the same sums."""
-        differing = self._names(site for state, names in sites.items() if state != common for site in names)
-        if differing:
-            self._journal.event(
-                "states-differ", round=round_number, agreeing=self._names(sites[common]), differing=differing
-            )
 
     def _add(self, total: RoundSum, update: bytes, node: int) -> None:
         try:
@@ -272,12 +240,12 @@ class EncryptedFedAvg(TrainOnlyStrategy):
             self._journal.event("refused", node=str(node), reason=str(error))
 
     def _pause(self, round_number: int, missing: Cohort) -> None:
-        names = ", ".join(self._names(missing))
+        names = ", ".join(self._run.names(missing))
         reason = (
             f"round {round_number} waits for the updates of {names}: masks of a named cohort cancel only when all of "
             "it has uploaded, and no site uploads twice for one state. The run's directory is intact."
         )
-        self._journal.event("paused", round=round_number, missing=self._names(missing), reason=reason)
+        self._journal.event("paused", round=round_number, missing=self._run.names(missing), reason=reason)
         raise RunPausedError(reason)
 
     def _close(self) -> None:
@@ -286,17 +254,12 @@ class EncryptedFedAvg(TrainOnlyStrategy):
         sites = self._run.session.sites  # also those that no sum contains: they hold the run's secrets too
         messages = [self._run.request(Request.CLOSE, site, aggregates=self._sums_for(site)) for site in sites]
         replies = self._grid.send_and_receive(messages, timeout=self._ready_seconds)
-        closed = self._sites_by_state(NoteKind.CLOSED, last_round + 1, replies)
-        named = sorted(site for states in closed.values() for site in states)
-        if len(closed) > 1:
-            self._tell_differing(last_round + 1, closed, max(closed, key=lambda state: (len(closed[state]), state)))
-            raise StateMismatchError("final states of the sites", expected="one", got=len(closed))
+        closed = self._standing(NoteKind.CLOSED, last_round + 1, replies)
+        if closed.differing:
+            raise StateMismatchError("final states of the sites", expected="one", got=len(closed.groups))
         self._journal.event(
             "finished",
-            closed=self._names(named),
-            not_closed=self._names(site for site in sites if site not in named),
-            states_identical=len(closed) == 1,
+            closed=self._run.names(closed.sites),
+            not_closed=self._run.names(site for site in sites if site not in closed.sites),
+            states_identical=len(closed.groups) == 1,
         )
-
-    def _names(self, sites: Iterable[int]) -> list[str]:
-        return [self._run.agreement.roster[site].name for site in sites]

@@ -40,6 +40,10 @@ class OpenedRun:
     session: Session
     nodes: Mapping[int, int]
 
+    def names(self, sites: Iterable[int]) -> list[str]:
+        """Return the names of sites given by their roster positions."""
+        return [self.agreement.roster[site].name for site in sites]
+
     def request(self, request: Request, site: int, **parts: bytes) -> Message:
         """Make a message to one site."""
         return make_request(request, self.nodes[site], run=self.run, **parts)

@@ -1,0 +1,82 @@
+"""Do once what ten thousand schedules would do over and over: pure functions of the same bytes.
+
+A schedule starts from vaults that others started from too, so sites derive the same keys and verify the same signatures
+again and again. Each function here is replaced by itself with a memory: the first call with given bytes is the
+product's, later ones return what it returned. Refusals are not remembered, they are worked out each time. And nothing
+waits for a disk, which these tests never switch off.
+
+Trust: tests only.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+import pytest
+
+from clients.ckks import SecretKey
+from clients.identity import Identity
+from clients.keys import PairKeys
+from clients.secret import SecretBytes
+from protocol.agreement import Agreement, SiteCard
+from protocol.handshake import RunCard, Session
+from protocol.parameters import CkksParameters
+
+_LIMIT = 4096
+
+
+def remember(patch: pytest.MonkeyPatch) -> None:
+    """Give memories to the derivation of CKKS and pair keys and to the verification of signatures; no fsync."""
+    patch.setattr(os, "fsync", lambda descriptor: None)
+    patch.setattr(SiteCard, "verify", _remembering_verify())
+    patch.setattr(SecretKey, "from_seed", _remembering_from_seed())
+    patch.setattr(PairKeys, "_agree", _remembering_agree())
+    patch.setattr(Session, "from_bytes", _remembering_session())
+
+
+def _remembering_verify():
+    verify = SiteCard.verify
+
+    @lru_cache(maxsize=_LIMIT)
+    def once(card: SiteCard, signature: bytes, message: bytes) -> None:
+        verify(card, signature, message)
+
+    return lambda card, signature, message: once(card, bytes(signature), bytes(message))
+
+
+def _remembering_from_seed():
+    from_seed = SecretKey.from_seed
+
+    @lru_cache(maxsize=_LIMIT)
+    def once(seed: bytes, parameters: CkksParameters) -> SecretKey:
+        return from_seed(seed, parameters)
+
+    return once
+
+
+def _remembering_session():
+    from_bytes = Session.from_bytes
+    known: dict[tuple[bytes, ...], Session] = {}
+
+    def once(data: bytes, agreement: Agreement, run: bytes) -> Session:
+        place = (data, agreement.digest, run)
+        if place not in known:
+            known[place] = from_bytes(data, agreement, run)
+        return known[place]
+
+    return once
+
+
+def _remembering_agree():
+    agree = PairKeys._agree
+    known: dict[tuple[bytes, ...], SecretBytes] = {}
+
+    def once(keys: PairKeys, card: RunCard, identity: Identity, ephemeral, consortium_secret: SecretBytes):
+        secrets = (identity.to_secret().reveal(), ephemeral.private_bytes_raw(), consortium_secret.reveal())
+        place = (card.to_bytes(), *secrets)
+        if place not in known:
+            known[place] = agree(keys, card, identity, ephemeral, consortium_secret)
+        return known[place]
+
+    return once

@@ -34,12 +34,13 @@ def _answer(request: Request, message: Message, context: Context) -> RecordDict:
         site = Site.of(vault)
         _check_terms(site, experiment)
         parts = unpack_envelope(message.content, REQUEST_PARTS[request])
+        is_closing = request is Request.CLOSE and not site.has_closed(parts["run"])
         answer = pack_envelope(site.handle(request, parts))
     except Exception as error:  # whatever it is, the provider must not learn it
         with suppress(Exception):  # a full disk is no reason to tell the provider anything
             _tell_own_people(vault, request, error)
         return pack_refusal()
-    if request is Request.CLOSE:
+    if is_closing:
         _write_report(site, parts["run"])
     return answer
 
@@ -50,7 +51,7 @@ def _write_report(site: Site, run: bytes) -> None:
         from clients.report import write_site_report  # noqa: PLC0415 - loads a plotting library, once per run
 
         with site.membership.vault.locked():
-            write_site_report(site.membership, site.learner, run.hex())
+            write_site_report(site.membership, site.learner(run), run.hex())
     except Exception as error:
         with suppress(Exception):
             _tell_own_people(site.membership.vault, "report", error)

@@ -16,13 +16,12 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 
+from clients.intervals import DECISION_THRESHOLD
 from clients.models import Network, load_values
 from clients.table import Labels, Values
 from protocol.errors import ValueRefusedError
 from protocol.packing import FRACTION_BITS, HISTOGRAM_BINS, Integers
 from protocol.terms import ModelTerms
-
-DECISION_THRESHOLD: Final = 0.5
 
 MAX_LOSS: Final = 16.0
 """Largest loss of one patient, in nats: one confident mistake must not decide which model is best."""

@@ -24,7 +24,7 @@ Positions: TypeAlias = npt.NDArray[np.int64]
 
 MEASURES: Final = ("auc", "accuracy", "brier")
 
-_DECISION_THRESHOLD: Final = 0.5
+DECISION_THRESHOLD: Final = 0.5
 _CHUNK_NUMBERS: Final = 1 << 21
 """Patients times samples that are in memory at once; 16 MB per array."""
 
@@ -148,7 +148,7 @@ class _Scored:
     def of(cls, labels: Labels, scores: Values, folds: Positions) -> Self:
         return cls(
             pairs=[_Pairs.of(labels, *repeat) for repeat in zip(scores, folds, strict=True)],
-            right=(scores >= _DECISION_THRESHOLD) == labels,
+            right=(scores >= DECISION_THRESHOLD) == labels,
             distance=(scores - labels) ** 2,
         )
 

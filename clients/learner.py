@@ -26,7 +26,7 @@ from clients.statistics import Standardisation, standardisation, statistics_sums
 from clients.table import Table, Values, split_table
 from clients.training import train
 from protocol.errors import RoundKindMismatchError, ValueRefusedError
-from protocol.packing import METRIC_FIELDS, Integers, RoundKind, packing_plan, quantise
+from protocol.packing import FRACTION_BITS, Integers, RoundKind, packing_plan, quantise
 from protocol.parameters import CkksParameters
 from protocol.terms import Terms
 
@@ -62,6 +62,7 @@ class Learner:
     Attributes:
         terms: What the agreement fixes.
         site: The site's name.
+        table: All of the site's patients.
         training_table: The patients to train on.
         held_out_table: The patients to test on; nothing is learnt from them.
 
@@ -72,19 +73,11 @@ class Learner:
     def __init__(self, *, terms: Terms, parameters: CkksParameters, table: Table, site: str) -> None:
         self.terms = terms
         self.site = site
+        self.table = table
         self._parameters = parameters
         self._layout = ParameterLayout(terms.model, len(terms.data.inputs))
         self.training_table, self.held_out_table = split_table(
             table, folds=terms.data.folds, fold=terms.data.fold, seed=terms.training.seed, site=site
-        )
-
-    @property
-    def table(self) -> Table:
-        """All of the site's patients, training rows first."""
-        parts = (self.training_table, self.held_out_table)
-        return Table(
-            features=np.concatenate([part.features for part in parts]),
-            labels=np.concatenate([part.labels for part in parts]),
         )
 
     def initial_state(self) -> LearnerState:
@@ -126,6 +119,8 @@ class Learner:
         else:
             values = self.values(state, personal)
             content = self._metric_sums(values, common)
+            if state.federated is None:  # nobody has seen how good the shared model is, so each site looks for itself
+                self._check_own_loss(content)
             if kind is RoundKind.TRAIN:
                 trained, personal = self._layout.split(self._trained(values, common, round_number))
                 content |= self._update(state, trained, common)
@@ -150,30 +145,30 @@ class Learner:
         if _statistics_for(state, kind) is None:
             return replace(state, standardisation=standardisation(content, self.terms.data))
         measured = replace(state, federated=None)
-        if any(content[name].any() for name in METRIC_FIELDS):  # none in a round whose cohort withheld them
+        counts = ("records", "training_records")
+        # none in a round whose cohort withheld them, and nothing is made of too few patients
+        if all(int(content[name][0]) >= self.terms.data.smallest_count for name in counts):
             federated = FederatedMetrics.from_sums(content)
-            if federated.training_loss > MAX_TRAINING_LOSS:
-                raise ValueRefusedError(
-                    f"the shared model diverged: its mean training loss over all sites is "
-                    f"{federated.training_loss:.1f} nats, more than {MAX_TRAINING_LOSS:g}; lower strategy.learning_rate"
-                )
+            _check_loss("all sites'", federated.training_loss)
             measured = replace(state, federated=federated, best_loss=min(state.best_loss, federated.training_loss))
         return self._apply_update(measured, content) if kind is RoundKind.TRAIN else measured
 
     def local_baseline(self) -> tuple[Values, Standardisation]:
-        """Return what this site learns alone: as many epochs, its own patients' statistics, no sum."""
-        training = self.terms.training
+        """Return what this site learns alone: as many epochs, its own patients' statistics, no sum.
+
+        Where training alone diverges, it is the model of the last epoch before.
+        """
+        training = replace(self.terms.training, proximal=0.0)  # there is no shared model to stay near to
         data = replace(self.terms.data, smallest_count=1)  # the floor is against other sites
         own = standardisation(statistics_sums(self.training_table.features, data), data)
-        values = train(
-            self.terms.model,
-            self._initial_values,
-            own.apply(self.training_table.features),
-            self.training_table.labels,
-            training,
-            epochs=training.rounds * training.local_epochs,
-            rng=public_generator("local baseline", seed=training.seed, site=self.site),
-        )
+        features, labels = own.apply(self.training_table.features), self.training_table.labels
+        rng = public_generator("local baseline", seed=training.seed, site=self.site)
+        values = self._initial_values
+        for _ in range(training.rounds * training.local_epochs):
+            trained = train(self.terms.model, values, features, labels, training, epochs=1, rng=rng)
+            if not np.isfinite(trained).all():
+                break
+            values = trained
         return values, own
 
     def held_out_scores(self, values: Values, common: Standardisation) -> Values:
@@ -183,6 +178,10 @@ class Learner:
     def evaluate(self, values: Values, common: Standardisation) -> Metrics:
         """Return a model's exact metrics on this site's held-out patients; they stay at the site."""
         return Metrics.of(self.held_out_table.labels, self.held_out_scores(values, common))
+
+    def _check_own_loss(self, content: Mapping[str, Integers]) -> None:
+        loss = int(content["training_loss"][0]) / (1 << FRACTION_BITS) / self.training_table.records
+        _check_loss("this site's", loss)
 
     @property
     def _initial_values(self) -> Values:
@@ -263,6 +262,14 @@ class Learner:
     def _weight_unit(self) -> int:
         """What a weight of 1 counts in the fields `weight` and `clipped`."""
         return 1 << (self._parameters.value_bits - 2)
+
+
+def _check_loss(whose: str, loss: float) -> None:
+    if loss > MAX_TRAINING_LOSS:
+        raise ValueRefusedError(
+            f"the shared model diverged: its mean loss over {whose} training patients is {loss:.1f} nats, more than "
+            f"{MAX_TRAINING_LOSS:g}; lower strategy.learning_rate"
+        )
 
 
 def _statistics_for(state: LearnerState, kind: RoundKind) -> Standardisation | None:

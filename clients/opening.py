@@ -77,11 +77,11 @@ class Opening:
         session = self._check_session(session_bytes)
         if session.steward != self._membership.site:
             raise SiteMismatchError("steward", expected=session.steward, got=self._membership.site)
+        pair_keys = self.pair_keys(session)  # first: a card whose key is no key must leave nothing behind
         if self._files.session() is None:
             self._files.open(session_bytes, EpochKeys.draw(), FIRST_EPOCH)
         epoch, secret = self._files.epoch()
         check = self._epoch_keys(secret, session).check()
-        pair_keys = self.pair_keys(session)
         return [
             pair_keys.seal(secret, check, self._membership.identity, epoch=epoch, to=site).to_bytes()
             for site in session.sites

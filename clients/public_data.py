@@ -70,8 +70,8 @@ def find_files(data: DataConfig) -> list[Path]:
 
 def _advice(data: DataConfig, source: SourceConfig) -> str:
     files = ", ".join(other.file for other in data.sources)
-    published = f" (published at {source.url})" if source.url else ""
-    return f"put {files} below a directory and name it in data.dir or {DATA_VARIABLE}{published}"
+    published = f" from {source.url.rpartition('/')[0]}/" if source.url else ""
+    return f"put {files}{published} below a directory DIR, and set data.dir=DIR or the variable {DATA_VARIABLE}"
 
 
 def _download(source: SourceConfig, directory: Path, data: DataConfig) -> None:
@@ -81,14 +81,14 @@ def _download(source: SourceConfig, directory: Path, data: DataConfig) -> None:
     shop = pooch.create(
         path=directory,
         base_url="",
-        registry={source.file: f"sha256:{source.sha256}" if source.sha256 else None},
+        registry={source.file: f"sha256:{source.sha256}"},
         urls={source.file: source.url},
         retry_if_failed=_DOWNLOAD_RETRIES,
     )
     try:
         shop.fetch(source.file, downloader=pooch.HTTPDownloader(timeout=_DOWNLOAD_SECONDS))
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
-        reason = "is not the published file" if isinstance(error, ValueError) else f"cannot be saved to {directory}"
+        reason = "is not the published file" if isinstance(error, ValueError) else f"cannot be fetched into {directory}"
         raise ConfigurationError(f"{source.url} {reason} ({type(error).__name__}); {_advice(data, source)}") from error
 
 

@@ -27,7 +27,7 @@ from clients.charts import (
     loss_chart,
     roc_chart,
 )
-from clients.intervals import Resampled, resample
+from clients.intervals import MEASURES, Resampled, resample
 from clients.learner import Learner
 from clients.membership import Membership
 from clients.report_template import REPORT_TEMPLATE
@@ -181,17 +181,15 @@ def _scores(vault: Vault) -> tuple[Labels, Values, Values]:
 
 def _measures(labels: Labels, local: Values, federated: Values) -> list[Measure]:
     resampled = resample(labels, {"local": local, "federated": federated}, seed=0)
-    return [
-        Measure(key=key, federated=resampled["federated"][key], local=resampled["local"][key])
-        for key in ("auc", "accuracy", "brier")
-    ]
+    return [Measure(key=key, federated=resampled["federated"][key], local=resampled["local"][key]) for key in MEASURES]
 
 
 def _model_in_words(model: ModelTerms, inputs: int) -> str:
     kind = "neural network" if model.hidden else "logistic regression"
     widths = " and ".join(str(width) for width in model.hidden)
     hidden = f", {widths} hidden units" if model.hidden else ""
-    personal = f", {' and '.join(model.personal)} trained here alone and never sent" if model.personal else ""
+    own = " and ".join("intercept" if name == "output.bias" else name for name in model.personal)
+    personal = f", {own} trained here alone and never sent" if model.personal else ""
     return f"{kind}, {inputs} input{'' if inputs == 1 else 's'}{hidden}{personal}"
 
 

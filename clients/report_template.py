@@ -44,7 +44,8 @@ REPORT_TEMPLATE: Final = """\
 {% macro measured(resampled, show=number) %}
 {% set interval = resampled.interval() if resampled.value is not none else none %}
 <td class="number">{{ show(resampled.value) }}
-{% if interval %}<small>{{ show(interval[0]) }} to {{ show(interval[1]) }}</small>{% endif %}</td>
+{% if interval and interval[0] < interval[1] -%}
+<small>{{ show(interval[0]) }} to {{ show(interval[1]) }}</small>{% endif %}</td>
 {% endmacro %}
 
 {% macro tile(name, value, small) %}
@@ -120,7 +121,8 @@ held-out patients, whom neither model has seen.</p>
   <tr>
     <th>{{ names[measure.key][0] | upper }}{{ names[measure.key][1:] }}<small>{{ explained[measure.key] }}</small></th>
     {{ measured(measure.federated) }}{{ measured(measure.local) }}{{ measured(measure.difference, signed) }}
-    <td>{{ readings[measure.verdict] }}</td>
+    <td>{{ "too few to say" if fewest < few and measure.verdict in ("shared", "own")
+           else readings[measure.verdict] }}</td>
   </tr>
   {% endfor %}
   </tbody>
@@ -142,7 +144,7 @@ is drawn on the same patients for both models.</p>
   <figure>
   {{ calibration }}
   <figcaption>Patients grouped by score: of those to whom the model gives 30 %, about 30 in 100 should be positive,
-  which is the dotted line. Uprights are 95 % intervals; the bars count the shared model's patients in each
+  which is the dotted line. Vertical lines are 95 % intervals; the bars count the shared model's patients in each
   group.</figcaption>
   </figure>
 </div>

@@ -80,6 +80,7 @@ class Rounds:
                 contribution = self._learner.contribution(position.learner, position.personal, kind, round_number)
             self._files.keep_pending(contribution, round_number)
             if kind is RoundKind.STATISTICS:
+                self._files.keep_table(self._learner.table)
                 self._record_table()
             self._record("trained", round_number, started, kind=kind.name.lower())
         return self._note(NoteKind.READY, position, session, epoch, keys)
@@ -142,8 +143,8 @@ class Rounds:
         session, epoch, keys = self._enter()
         try:
             position = self._catch_up(aggregates, session, epoch, keys)
-        except (DataError, ValueRefusedError):
-            self._files.forget()  # the run is over for a site that cannot learn, and its secrets with it
+        except DataError:
+            self._files.forget()  # a site that could never read its table has no part in this run, and keeps no secret
             raise
         if position.round != self._agreement.last_round + 1:
             raise RoundMismatchError("round", expected=self._agreement.last_round + 1, got=position.round)

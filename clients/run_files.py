@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from clients.learner import Contribution
 from clients.learner_state import LearnerState
 from clients.secret import SecretBytes
-from clients.table import Values
+from clients.table import Table, Values
 from clients.vault import Vault
 from protocol.agreement import Cohort
 from protocol.errors import SecondUploadError
@@ -35,6 +35,7 @@ _PENDING: Final = "pending.safetensors"
 _UPLOAD: Final = "upload.bin"
 _CLOSED: Final = "closed.bin"
 _TRIES: Final = "tries.json"
+_TABLE: Final = "table.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +132,21 @@ class RunFiles:
             "position": np.frombuffer(head, dtype=np.uint8),
             "personal": position.personal,
         }
-        self._vault.delete(self._name(_TRIES))
         self._vault.write(self._name(_POSITION), save(tensors))
-        # after: a position that was not left yet needs the contribution, and the update that is in its sum
-        for name in (_PENDING, _UPLOAD):
+        # after: a position that was not left yet needs the contribution, the update that is in its sum, and its tries
+        for name in (_PENDING, _UPLOAD, _TRIES):
             self._vault.delete(self._name(name))
+
+    def table(self) -> Table | None:
+        """Return the patients that the run began with, if it has come to them."""
+        if not self._vault.has(self._name(_TABLE)):
+            return None
+        return Table(**load(self._vault.read(self._name(_TABLE))))
+
+    def keep_table(self, table: Table) -> None:
+        """Keep the run's patients: were the site's file changed later, rows held out so far would be trained on."""
+        data = save({"features": np.ascontiguousarray(table.features), "labels": table.labels})
+        self._vault.write(self._name(_TABLE), data)
 
     def pending(self, round_number: int) -> Contribution | None:
         """Return a round's contribution, which waits for its cohort or its sum, if there is one."""
@@ -212,6 +223,6 @@ class RunFiles:
         self.forget()
 
     def forget(self) -> None:
-        """Delete every secret of the run and all that could be decrypted with one."""
-        for name in (_EPHEMERAL, _EPOCH, _PENDING, _UPLOAD, _TRIES):
+        """Delete every secret of the run, all that could be decrypted with one, and the copy of the patients."""
+        for name in (_EPHEMERAL, _EPOCH, _PENDING, _UPLOAD, _TRIES, _TABLE):
             self._vault.delete(self._name(name))

@@ -6,13 +6,13 @@ Trust: site only. To the provider every refusal is the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Final
 
 from clients.learner import Learner
 from clients.membership import TABLE, Membership
 from clients.opening import Opening
 from clients.rounds import Rounds
+from clients.run_files import RunFiles
 from clients.self_check import check_backend
 from clients.table_file import read_table
 from clients.vault import Vault
@@ -43,6 +43,7 @@ class Site:
 
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
+        self._learners: dict[bytes, Learner] = {}
         check_backend(membership.agreement.parameters)
 
     @classmethod
@@ -106,17 +107,27 @@ class Site:
         return {"note": self._rounds(parts).handle_close(unpack_list(parts["aggregates"], limit=MAX_ROUNDS + 2))}
 
     def _rounds(self, parts: Parts) -> Rounds:
-        return Rounds(self._membership, parts["run"], lambda: self.learner)
+        return Rounds(self._membership, parts["run"], lambda: self.learner(parts["run"]))
 
-    @cached_property
-    def learner(self) -> Learner:
-        """The site's learning, from its table.
+    def has_closed(self, run: bytes) -> bool:
+        """Return whether this site has closed a run."""
+        return RunFiles(self._membership.vault, run).closed() is not None
+
+    def learner(self, run: bytes) -> Learner:
+        """Return the site's learning in a run, from its table as it was when the run began.
 
         Raises:
             DataError: The table breaks the agreed schema; names line and column.
         """
+        if run not in self._learners:
+            self._learners[run] = self._make_learner(run)
+        return self._learners[run]
+
+    def _make_learner(self, run: bytes) -> Learner:
         member = self._membership
-        table = read_table(member.vault.path(TABLE), member.agreement.terms.data)
+        table = RunFiles(member.vault, run).table()
+        if table is None:
+            table = read_table(member.vault.path(TABLE), member.agreement.terms.data)
         return Learner(
             terms=member.agreement.terms, parameters=member.agreement.parameters, table=table, site=member.name
         )

@@ -16,13 +16,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from clients.table import Values
+from clients.table import STANDARD_RANGE, Values
 from protocol.data_terms import DataTerms
 from protocol.errors import ValueRefusedError
 from protocol.packing import FRACTION_BITS, Integers
-
-STANDARD_RANGE: Final = 16.0
-"""Centred and scaled values are clipped to this: a cell in a wrong unit must not outweigh everybody else's."""
 
 _FRACTION: Final = float(1 << FRACTION_BITS)
 
@@ -83,9 +80,9 @@ def statistics_sums(features: Values, terms: DataTerms) -> dict[str, Integers]:
 def standardisation(content: Mapping[str, Integers], terms: DataTerms) -> Standardisation:
     """Turn the sum of all sites' fields into mean and deviation, identical bits at every site.
 
-    A feature that fewer than `terms.smallest_count` patients have in all is not used: what is learnt from so few says
-    something about each. The deviation of a feature whose spread is below what the fixed point resolves (about a
-    thousandth of its public scale) is its public scale: the rest is rounding.
+    A feature that fewer than `terms.smallest_count` patients have in all is not used, nor is a category that fewer are
+    in or not in: what is learnt from so few says something about each. The deviation of a feature whose spread is below
+    what the fixed point resolves (about a thousandth of its public scale) is its public scale: the rest is rounding.
 
     Args:
         content: Summed fields of `statistics_sums`.
@@ -102,6 +99,10 @@ def standardisation(content: Mapping[str, Integers], terms: DataTerms) -> Standa
         )
     centre, scale = _public_constants(terms)
     is_used = content["present"] >= terms.smallest_count
+    # of a category both who is in it and who is not
+    ones = content["sums"] // (1 << FRACTION_BITS)
+    is_rare = (ones < terms.smallest_count) | (content["present"] - ones < terms.smallest_count)
+    is_used &= ~(is_rare & np.array([bool(given.category) for given in terms.inputs]))
     present = np.where(is_used, content["present"], 1).astype(np.float64)
     mean = np.where(is_used, content["sums"].astype(np.float64) / present / _FRACTION, 0.0)
     variance = content["squares"].astype(np.float64) / present / _FRACTION - mean * mean

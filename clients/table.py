@@ -6,7 +6,7 @@ Trust: runs at a site and sees patients' records. `repr` shows sizes only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from protocol.errors import DataError
 
 Values: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.int8]
+
+STANDARD_RANGE: Final = 16.0
+"""Centred and scaled values are clipped to this: a cell in a wrong unit must not outweigh everybody else's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

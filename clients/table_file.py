@@ -16,14 +16,17 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from clients.table import Labels, Table, Values
-from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
+from clients.table import STANDARD_RANGE, Labels, Table, Values
+from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms, number_of
 from protocol.errors import DataError
 
 Cells: TypeAlias = npt.NDArray[np.str_]
 
 MAX_TABLE_BYTES: Final = 1 << 30
 MAX_CELL_CHARACTERS: Final = 200
+MAX_FAR_SHARE: Final = 0.1
+"""Largest share of a column's values that may lie so far out that they are clipped."""
+
 MAX_REPORTED: Final = 5
 """Broken cells that one error names."""
 
@@ -123,7 +126,7 @@ def encode_table(file: TableFile, terms: DataTerms) -> Table:
         features, bad = encode(_cells(file, at, column.name), column, terms.missing)
         inputs += features
         complaints += [(row, f"column {column.name!r}: {what}") for row, what in bad]
-    labels, bad = _encode_label(_cells(file, -1, terms.label.name), terms.label)
+    labels, bad = _encode_label(_cells(file, -1, terms.label.name), terms.label, terms.missing)
     complaints += [(row, f"column {terms.label.name!r}: {what}") for row, what in bad]
     if complaints:
         shown = [f"line {file.lines[row]}, {what}" for row, what in sorted(complaints)[:MAX_REPORTED]]
@@ -151,7 +154,20 @@ def _encode_number(cells: Cells, column: ColumnTerms, missing: tuple[str, ...]) 
     bad = [(row, "not a number") for row in np.flatnonzero(~is_missing & ~np.isfinite(numbers)).tolist()]
     between = f"{column.minimum:g}..{column.maximum:g}"
     bad += [(row, f"outside {between}") for row in np.flatnonzero(outside & np.isfinite(numbers)).tolist()]
+    if not bad:
+        _check_scale(numbers[~is_missing], column)
     return [np.where(is_missing, math.nan, numbers)], bad
+
+
+def _check_scale(numbers: Values, column: ColumnTerms) -> None:
+    """Refuse a column in another unit than its public centre and scale: clipping would leave nothing of it."""
+    centre, scale = column.centre or 0.0, column.scale or 1.0
+    far = np.abs(numbers - centre) > STANDARD_RANGE * scale
+    if far.mean() > MAX_FAR_SHARE if len(numbers) else False:
+        raise DataError(
+            f"column {column.name!r}: {far.mean():.0%} of its values are more than {STANDARD_RANGE:g} scales from its "
+            f"centre {centre:g}; are they in the unit that the schema means?"
+        )
 
 
 def _encode_category(cells: Cells, column: ColumnTerms, missing: tuple[str, ...]) -> Encoded:
@@ -163,8 +179,9 @@ def _encode_category(cells: Cells, column: ColumnTerms, missing: tuple[str, ...]
     return inputs, [(row, "a category that the schema does not know") for row in np.flatnonzero(unknown).tolist()]
 
 
-def _encode_label(cells: Cells, terms: LabelTerms) -> tuple[Labels, list[tuple[int, str]]]:
+def _encode_label(cells: Cells, terms: LabelTerms, missing: tuple[str, ...]) -> tuple[Labels, list[tuple[int, str]]]:
     numbers = _numbers(cells)
+    is_missing = _is_one_of(cells, numbers, ("", *missing))
     if terms.positive_above is None:
         is_positive = _is_one_of(cells, numbers, terms.positive)
         is_known = is_positive | _is_one_of(cells, numbers, terms.negative)
@@ -172,8 +189,8 @@ def _encode_label(cells: Cells, terms: LabelTerms) -> tuple[Labels, list[tuple[i
         is_positive = numbers > terms.positive_above
         is_known = np.isfinite(numbers)
     bad = [
-        (row, "an outcome that the schema does not know" if cells[row] else "the label is missing")
-        for row in np.flatnonzero(~is_known).tolist()
+        (row, "the label is missing" if is_missing[row] else "an outcome that the schema does not know")
+        for row in np.flatnonzero(~is_known | is_missing).tolist()
     ]
     return is_positive.astype(np.int8), bad
 
@@ -181,20 +198,13 @@ def _encode_label(cells: Cells, terms: LabelTerms) -> tuple[Labels, list[tuple[i
 def _numbers(cells: Cells) -> Values:
     """Return the cells as numbers, NaN where they are none."""
     texts, place = np.unique(cells, return_inverse=True)
-    return np.array([_number(text) for text in texts.tolist()], dtype=np.float64)[place]
-
-
-def _number(text: str) -> float:
-    try:
-        return math.nan if "_" in text else float(text)  # float() would read 1_000
-    except ValueError:
-        return math.nan
+    return np.array([number_of(text) for text in texts.tolist()], dtype=np.float64)[place]
 
 
 def _is_one_of(cells: Cells, numbers: Values, codes: Iterable[str]) -> npt.NDArray[np.bool_]:
     """Return where a cell is one of the codes, as text or, where both are numbers, by value."""
     codes = list(codes)
-    values = [value for value in map(_number, codes) if not math.isnan(value)]
+    values = [value for value in map(number_of, codes) if not math.isnan(value)]
     found: npt.NDArray[np.bool_] = np.isin(cells, codes) | np.isin(numbers, values)
     return found
 
@@ -210,10 +220,17 @@ def _csv_rows(content: bytes, name: str) -> list[tuple[int, list[str]]]:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{name}, line {line}: holds a NUL byte")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[int, list[str]]] = []
     try:
-        return [(reader.line_num, cells) for cells in reader if cells]
+        for cells in reader:
+            if any("\n" in cell or "\r" in cell for cell in cells):
+                # a quote that was never meant to open a cell would swallow the rows up to the next one
+                raise DataError(f"{name}, line {reader.line_num}: a quoted cell goes over several lines")
+            if cells:
+                rows.append((reader.line_num, cells))
     except csv.Error:
         raise DataError(f"{name}, line {reader.line_num}: not a row of a CSV file") from None
+    return rows
 
 
 def _column_names(terms: DataTerms) -> list[str]:

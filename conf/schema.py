@@ -28,7 +28,7 @@ class SourceConfig:
     Attributes:
         site: The hospital's name as a site: lower-case letters, digits and hyphens.
         file: Path below the data directory, with forward slashes.
-        sha256: Digest that the file must have, hex; empty if none is published.
+        sha256: Digest that the file must have, hex; may be empty for a file without a url.
         url: Where it is published, https; empty if nowhere.
     """
 
@@ -40,12 +40,14 @@ class SourceConfig:
     def __post_init__(self) -> None:
         key = f"data.sources[{self.site}]"
         path = PurePosixPath(self.file)
-        if path.is_absolute() or ".." in path.parts or not path.name:
+        if path.is_absolute() or ".." in path.parts or not path.name or "\\" in self.file:
             raise ConfigurationError(f"{key}.file is not a path below the data directory")
         if self.sha256 and (len(self.sha256) != _SHA256_DIGITS or set(self.sha256) - set("0123456789abcdef")):
             raise ConfigurationError(f"{key}.sha256 is not {_SHA256_DIGITS} lower-case hex digits")
         if self.url and not self.url.startswith("https://"):
             raise ConfigurationError(f"{key}.url does not begin with https://")
+        if self.url and not self.sha256:
+            raise ConfigurationError(f"{key}: what is downloaded from a url needs a sha256")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ Trust: public on both sides.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -14,6 +15,28 @@ from protocol.checks import check_choice, check_range, keep_floats
 from protocol.errors import ConfigurationError
 
 _LARGEST = 1e12
+_MOST_COLUMNS = 256
+
+
+def number_of(text: str) -> float:
+    """Return the number that a cell or a code is, NaN if it is none; only plain ASCII numbers are."""
+    try:
+        number = float(text) if text.isascii() and "_" not in text else math.nan  # float() would read 1_000
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _check_codes(key: str, *groups: tuple[str, ...]) -> None:
+    """Raise if a code stands twice in the groups together, as text or, like 1 and 1.0, as a number."""
+    codes = [code for group in groups for code in group]
+    values = [code if math.isnan(number_of(code)) else number_of(code) for code in codes]
+    if "" in codes or len(set(values)) != len(values):
+        raise ConfigurationError(f"{key}: a code is empty, or two mean the same")
+
+
+def _stripped(codes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(code.strip() for code in codes)  # as cells are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +46,8 @@ class ColumnTerms:
     Attributes:
         name: Column name.
         kind: "number" is one input; "category" is one input of 0 or 1 per category; "ignored" is none.
-        centre: Public centre of a number, in the column's unit; need only be near.
-        scale: Public scale of a number, in the column's unit; > 0.
+        centre: Public centre of a number, in the column's unit; need only be near. Numbers must have one.
+        scale: Public scale of a number, in the column's unit, > 0; about a standard deviation. Numbers must have one.
         minimum: Smallest number that is possible; a smaller one is a mistake in the table.
         maximum: Largest number that is possible.
         categories: All codes that a category can have, as text; a code that is a number also matches 1.0 for 1.
@@ -34,8 +57,8 @@ class ColumnTerms:
 
     name: str
     kind: str = "number"
-    centre: float = 0.0
-    scale: float = 1.0
+    centre: float | None = None
+    scale: float | None = None
     minimum: float = -_LARGEST
     maximum: float = _LARGEST
     categories: tuple[str, ...] = ()
@@ -44,27 +67,38 @@ class ColumnTerms:
 
     def __post_init__(self) -> None:
         key = f"data.columns[{self.name}]"
-        object.__setattr__(self, "categories", tuple(self.categories))
-        object.__setattr__(self, "missing", tuple(self.missing))
+        object.__setattr__(self, "categories", _stripped(self.categories))
+        object.__setattr__(self, "missing", _stripped(self.missing))
         check_choice(f"{key}.kind", self.kind, ("number", "category", "ignored"))
-        check_range(f"{key}.centre", self.centre, -_LARGEST, _LARGEST)
-        check_range(f"{key}.scale", self.scale, 1 / _LARGEST, _LARGEST)
+        self._check_public_constants(key)
         check_range(f"{key}.minimum", self.minimum, -_LARGEST, _LARGEST)
         check_range(f"{key}.maximum", self.maximum, self.minimum, _LARGEST)
-        keep_floats(self, "centre", "scale", "minimum", "maximum")
+        keep_floats(self, "minimum", "maximum")
         if bool(self.categories) != (self.kind == "category"):
             raise ConfigurationError(f"{key}: categories are named exactly for columns of kind category")
-        if len(set(self.categories)) != len(self.categories) or "" in self.categories:
-            raise ConfigurationError(f"{key}.categories: a category is empty, or named twice")
+        _check_codes(f"{key}.categories and .missing", self.categories, self.missing)
         if self.reference and self.reference not in self.categories:
             raise ConfigurationError(f"{key}.reference = {self.reference!r} is not one of its categories")
         if self.categories == (self.reference,):
             raise ConfigurationError(f"{key}: the only category is the reference, so the column would have no input")
 
+    def _check_public_constants(self, key: str) -> None:
+        if self.kind != "number":
+            if self.centre is not None or self.scale is not None:
+                raise ConfigurationError(f"{key}: only a column of kind number has centre and scale")
+            return
+        if self.centre is None or self.scale is None:
+            raise ConfigurationError(
+                f"{key}: a number needs centre and scale, public constants near its mean and standard deviation"
+            )
+        check_range(f"{key}.centre", self.centre, -_LARGEST, _LARGEST)
+        check_range(f"{key}.scale", self.scale, 1 / _LARGEST, _LARGEST)
+        keep_floats(self, "centre", "scale")
+
     @property
     def inputs(self) -> tuple[InputTerms, ...]:
         """The model's inputs that are made of this column."""
-        if self.kind == "number":
+        if self.centre is not None and self.scale is not None:
             return (InputTerms(name=self.name, column=self.name, centre=self.centre, scale=self.scale),)
         return tuple(
             InputTerms(name=f"{self.name}={category}", column=self.name, category=category)
@@ -111,14 +145,14 @@ class LabelTerms:
     meaning: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "negative", tuple(self.negative))
-        object.__setattr__(self, "positive", tuple(self.positive))
+        object.__setattr__(self, "negative", _stripped(self.negative))
+        object.__setattr__(self, "positive", _stripped(self.positive))
         if self.positive_above is not None:
             check_range("data.label.positive_above", self.positive_above, -_LARGEST, _LARGEST)
             keep_floats(self, "positive_above")
-        codes = [*self.negative, *self.positive]
-        if len(set(codes)) != len(codes) or "" in codes or not self.negative or not self.positive:
-            raise ConfigurationError("data.label: both outcomes need codes, and no code may be empty or stand twice")
+        _check_codes("data.label.negative and .positive", self.negative, self.positive)
+        if not self.negative or not self.positive:
+            raise ConfigurationError("data.label: both outcomes need codes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +181,8 @@ class DataTerms:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))
-        object.__setattr__(self, "missing", tuple(self.missing))
+        object.__setattr__(self, "missing", _stripped(self.missing))
+        check_range("number of data.columns", len(self.columns), 1, _MOST_COLUMNS)
         check_range("data.smallest_count", self.smallest_count, 1, 1_000_000)
         check_range("data.folds", self.folds, 2, 20)
         check_range("data.fold", self.fold, 0, self.folds - 1)
@@ -156,6 +191,16 @@ class DataTerms:
         names = [column.name for column in self.columns]
         if len({*names, self.label.name}) != len(names) + 1:
             raise ConfigurationError("data.columns: a column is named twice, or is also the label")
+        inputs = [given.name for given in self.inputs]
+        if len(set(inputs)) != len(inputs):
+            raise ConfigurationError("data.columns: a column is named like a category of another")
+        for column in self.columns:
+            if column.categories:
+                _check_codes(
+                    f"data.missing and data.columns[{column.name}].categories", self.missing, column.categories
+                )
+        if self.label.positive_above is None:
+            _check_codes("data.missing and data.label", self.missing, self.label.negative, self.label.positive)
 
     @property
     def inputs(self) -> tuple[InputTerms, ...]:

@@ -94,7 +94,9 @@ class BenchFederation:
         def agreement(hidden: int) -> Agreement:
             # one input and one hidden layer of h units make 3 h + 1 parameters
             terms = Terms(
-                data=DataTerms(name="benchmark", columns=(ColumnTerms(name="input"),), label=LabelTerms()),
+                data=DataTerms(
+                    name="benchmark", columns=(ColumnTerms(name="input", centre=0, scale=1),), label=LabelTerms()
+                ),
                 model=ModelTerms(kind="mlp", hidden=(hidden,)),
                 crypto=CryptoTerms(value_bits=value_bits),
             )

@@ -1,6 +1,6 @@
 """A Flower grid that calls a ClientApp in this process: no Ray, no SuperLink, no polling.
 
-Trust: for tests, benchmarks and the plaintext twin, where all sites are on one machine anyway.
+Trust: for tests, studies and the plaintext twin, where all sites are on one machine anyway.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def report_run(run_directory: Path, *, verify: bool) -> None:
     """
     # Scoring loads torch and scikit-learn, and a mistyped override should be answered at once.
     from scripts.observer import summarise  # noqa: PLC0415
-    from scripts.table import print_summary  # noqa: PLC0415
+    from scripts.summary_table import print_summary  # noqa: PLC0415
 
     console = Console()
     summary = summarise(run_directory, verify=verify)

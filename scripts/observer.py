@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -26,7 +27,15 @@ from protocol.agreement import Agreement
 from protocol.errors import MalformedError
 from protocol.packing import PackingPlan, RoundKind
 from protocol.terms import Terms
-from scripts.events import PROVIDER_EVENTS, Event, RoundEvent, RunStatus, outcome_from_events, read_events
+from scripts.events import (
+    PROVIDER_EVENTS,
+    Event,
+    RoundEvent,
+    RunStatus,
+    outcome_from_events,
+    read_events,
+    site_complaints,
+)
 from scripts.summary import Checks, Comparison, Crypto, Scores, Seconds, SiteResult, Summary, Traffic
 from scripts.twin import plaintext_models, run_agreement, run_learners
 
@@ -47,6 +56,8 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
     agreement = run_agreement(run_directory)
     events = read_events(run_directory / PROVIDER_EVENTS)
     outcome = outcome_from_events(events)
+    if outcome.status is not RunStatus.COMPLETED:
+        outcome = replace(outcome, reason="; ".join([outcome.reason, *site_complaints(run_directory / SITES)]))
     rounds = [RoundEvent.from_event(event) for event in events if event["event"] == "round"]
     training = [event for event in rounds if event.kind == "train"]
     sites = next((tuple(event["sites"]) for event in events if event["event"] == "joined"), ())
@@ -171,7 +182,8 @@ def difference_from_plaintext(run_directory: Path, models: Mapping[str, Values])
         models: Site name -> float64 (P,), all values of its final model.
     """
     twins = plaintext_models(run_directory)
-    return max(float(np.max(np.abs(values - twins[name]))) for name, values in models.items())
+    differences = [np.max(np.abs(values - twins[name])) for name, values in models.items()]
+    return float(np.nan_to_num(np.max(differences), nan=math.inf))
 
 
 def read_model(path: Path, terms: Terms) -> Values:

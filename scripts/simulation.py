@@ -52,8 +52,8 @@ def simulate(config: ExperimentConfig, run_directory: Path, console: Console) ->
         RunPausedError: An upload is missing.
         RunFailedError: The run failed; a note names its run directory.
     """
-    check_simulation(config, run_directory)
-    run_directory.mkdir(parents=True, exist_ok=True)
+    check_simulation(config)
+    claim_directory(run_directory)
     console.print(f"starting {config.federation.sites} sites and a provider on this machine", highlight=False)
     try:
         with running_superlink(run_directory) as superlink:
@@ -66,17 +66,31 @@ def simulate(config: ExperimentConfig, run_directory: Path, console: Console) ->
             with progress_display(console) as display:
                 follow(superlink, run, run_directory, display)
     except RunFailedError as error:
-        for complaint in site_complaints(run_directory / SITES):
-            error.add_note(complaint)
+        # the sites know why; what the provider can say is only that nobody was ready
+        error.__notes__ = [*site_complaints(run_directory / SITES), *getattr(error, "__notes__", [])]
         from clients.results import model_path  # noqa: PLC0415 - loads torch
 
         if any((run_directory / SITES).glob(f"*/{model_path('best')}")):
-            error.add_note(f"each site keeps its best model so far: {SITES}/*/{model_path('best')}")
+            error.add_note(
+                f"each site keeps the model with the lowest training loss so far: {SITES}/*/{model_path('best')}"
+            )
         error.add_note(f"run directory: {run_directory}")
         raise
 
 
-def check_simulation(config: ExperimentConfig, run_directory: Path) -> None:
+def claim_directory(run_directory: Path) -> None:
+    """Make the directory this run's own, also against a run that is started at the same moment.
+
+    Raises:
+        ConfigurationError: It is another run's.
+    """
+    try:
+        (run_directory / SITES).mkdir(parents=True)
+    except FileExistsError:
+        raise ConfigurationError(f"hydra.run.dir = {run_directory} holds another run; choose a new directory") from None
+
+
+def check_simulation(config: ExperimentConfig) -> None:
     """Refuse what could only fail after everything was started.
 
     Raises:
@@ -87,8 +101,6 @@ def check_simulation(config: ExperimentConfig, run_directory: Path) -> None:
         raise ConfigurationError(
             f"federation.client_cpus = {config.federation.client_cpus:g} is more than this machine's {cores} cores"
         )
-    if (run_directory / PROVIDER_EVENTS).exists():
-        raise ConfigurationError(f"hydra.run.dir = {run_directory} holds another run; choose a new directory")
     terms, federation = config.terms, config.federation
     advise(
         sites=federation.sites,

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -30,6 +34,7 @@ from scripts.study_scores import METHODS, SiteScores, study_result
 
 JSON_NAME = "study.json"
 CSV_NAME = "study.csv"
+SET_BY_STUDY = ("data.folds", "data.fold", "model.personal")
 
 
 def run_study(
@@ -60,11 +65,19 @@ def run_study(
     if not (conf.CONFIG_DIRECTORY / "experiment" / f"{experiment}.yaml").is_file():
         known = sorted(path.stem for path in (conf.CONFIG_DIRECTORY / "experiment").glob("*.yaml"))
         raise ConfigurationError(f"there is no experiment {experiment!r}; there are {', '.join(known)}")
+    for override in overrides:
+        if override.lstrip("+~").startswith(SET_BY_STUDY):
+            raise ConfigurationError(f"{override}: a study sets this itself; see --folds and the methods it compares")
     config = conf.compose([f"experiment={experiment}", *overrides, f"data.folds={folds}"])
-    directory = output or Path("studies", experiment, f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    directory = output or Path("studies", experiment, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
     directory.mkdir(parents=True, exist_ok=True)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ConfigurationError(f"--json: {json_file.parent} is not a directory")
     started = time.monotonic()
     files = site_tables(config)
+    for name, file in files.items():
+        if len(file.rows) < folds:
+            raise ConfigurationError(f"{name} has {len(file.rows)} patients, too few for --folds {folds}")
     console.print(
         f"{experiment}: {repeats} x {folds} folds inside each of {len(files)} sites; per fold two encrypted "
         "federations and their plaintext twins",
@@ -77,6 +90,8 @@ def run_study(
     ]
     finished = _run_all(todo, console)
     difference = max(fold.largest_difference for fold in finished.values())
+    if difference:
+        raise RunFailedError(f"a model differs from its plaintext twin's by up to {difference:.3g}")
     result = study_result(_gathered(config, files, repeats, finished), seed=config.strategy.seed)
     document = as_json(
         result,
@@ -94,8 +109,6 @@ def run_study(
     write_plots(result, directory)
     print_result(result, console)
     console.print(str(directory), markup=False, highlight=False, soft_wrap=True)
-    if difference:
-        raise RunFailedError(f"a model differs from its plaintext twin's by up to {difference:.3g}")
     console.print(
         f"each of {2 * len(todo)} encrypted federations gave its plaintext twin's models, bit for bit; "
         f"{document['seconds']:.0f} s in all",
@@ -109,7 +122,7 @@ def _run_all(todo: Sequence[Fold], console: Console) -> dict[Fold, FoldResult]:
     context = multiprocessing.get_context("spawn")
     workers = min(core_count(), len(todo))
     with (
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_nothing, initargs=(os.getpid(),)) as pool,
         steps_display(console, "folds", len(todo)) as step,
     ):
         running = {pool.submit(run_fold, fold): fold for fold in todo}
@@ -121,6 +134,18 @@ def _run_all(todo: Sequence[Fold], console: Console) -> dict[Fold, FoldResult]:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return {fold: done.result() for done, fold in running.items()}
+
+
+def _leave_nothing(parent: int) -> None:
+    """End a worker in a way that removes its directories: when it is told to, and when its parent is gone."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _gathered(

@@ -189,7 +189,7 @@ def _grid(vaults: Sequence[Vault]) -> InProcessGrid:
 def _pooled(fold: Fold) -> dict[str, Values]:
     """Train on all sites' training patients together, which no hospital may; return each site's scores, (k,)."""
     terms = fold.terms(())
-    training = terms.training
+    training = replace(terms.training, proximal=0.0)  # there is no shared model to stay near to
     halves = {
         name: split_table(table, folds=terms.data.folds, fold=fold.fold, seed=training.seed, site=name)
         for name, table in fold.tables.items()

@@ -67,7 +67,7 @@ def _whole(estimate: Estimate) -> dict[str, object]:
 
 
 def write_csv(result: StudyResult, path: Path) -> None:
-    """Write a row for each site (and "macro"), method and measure; an empty cell is undefined.
+    """Write a row for each site (and "macro"), method or difference, and measure; an empty cell is undefined.
 
     Args:
         result: The study.
@@ -77,8 +77,8 @@ def write_csv(result: StudyResult, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         for name, measure, estimates, n in _blocks(result):
-            for method in METHODS:
-                estimate = estimates[method][measure]
+            for method, estimate_of in estimates.items():
+                estimate = estimate_of[measure]
                 writer.writerow([name, method, measure, estimate.value, estimate.sd, *_bounds(estimate), n])
 
 
@@ -86,10 +86,10 @@ def _blocks(result: StudyResult) -> Iterator[tuple[str, str, Estimates, int]]:
     """Yield site, measure, estimates and patients; the macro mean's are those of the sites that it is of."""
     for name, site in result.sites.items():
         for measure in MEASURES:
-            yield name, measure, site.estimates, site.n
+            yield name, measure, {**site.estimates, **site.differences}, site.n
     for measure in MEASURES:
         n = sum(result.sites[name].n for name in result.macro.sites[measure])
-        yield _MACRO, measure, result.macro.estimates, n
+        yield _MACRO, measure, {**result.macro.estimates, **result.macro.differences}, n
 
 
 def _bounds(estimate: Estimate) -> tuple[float | None, float | None]:

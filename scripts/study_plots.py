@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts.study_scores import METHODS, Estimate, SiteResult, StudyResult
+from scripts.study_scores import METHODS, Estimate, SiteStudy, StudyResult
 
 _LABELS: Final = {
     "local": "local",
@@ -143,7 +143,7 @@ def calibration_figure(result: StudyResult) -> Figure:
     return figure
 
 
-def _panels(result: StudyResult, *, x: str, y: str) -> tuple[Figure, list[tuple[Axes, SiteResult]]]:
+def _panels(result: StudyResult, *, x: str, y: str) -> tuple[Figure, list[tuple[Axes, SiteStudy]]]:
     """Return a figure with a square of sides 0..1, and its diagonal, for each site."""
     rows = -(-len(result.sites) // _PANELS_IN_A_ROW)
     columns = -(-len(result.sites) // rows)

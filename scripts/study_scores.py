@@ -104,7 +104,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SiteResult:
+class SiteStudy:
     """One site's part of a study.
 
     Attributes:
@@ -148,7 +148,7 @@ class StudyResult:
         macro: Over all of them.
     """
 
-    sites: Mapping[str, SiteResult]
+    sites: Mapping[str, SiteStudy]
     macro: MacroResult
 
 
@@ -171,7 +171,7 @@ def study_result(sites: Mapping[str, SiteScores], *, samples: int = 2000, seed: 
     differences = {name: _differences(resampled) for name, resampled in methods.items()}
     return StudyResult(
         sites={
-            name: SiteResult(
+            name: SiteStudy(
                 n=len(site.labels),
                 positives=int(site.labels.sum()),
                 estimates=_estimates(methods[name]),

@@ -106,9 +106,11 @@ def _read_events(path: Path) -> list[Event]:
     events: list[Event] = []
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:  # a crash cut this line off
             continue
+        if isinstance(event, dict) and {"event", "time"} <= set(event):
+            events.append(event)
     return events
 
 

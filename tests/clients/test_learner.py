@@ -213,7 +213,11 @@ def test_sites_with_one_label_take_part():
 
 def small(*, rows=24, **training):
     """Return one site with a tiny table of two features."""
-    data = DataTerms(name="ward", columns=(ColumnTerms(name="a"), ColumnTerms(name="b")))
+    data = DataTerms(
+        name="ward",
+        columns=(ColumnTerms(name="a", centre=0, scale=1), ColumnTerms(name="b", centre=0, scale=1)),
+        smallest_count=1,
+    )
     features = np.random.default_rng(8).normal(size=(rows, 2))
     table = Table(features=features, labels=(features[:, 0] > 0).astype(np.int8))
     terms = Terms(data=data, training=TrainingTerms(**training))

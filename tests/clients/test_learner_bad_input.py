@@ -20,7 +20,9 @@ from protocol.parameters import advise
 from protocol.terms import ModelTerms, Terms, TrainingTerms
 
 PARAMETERS = advise(sites=3, value_bits=21, values=100).parameters
-DATA = DataTerms(name="ward", columns=(ColumnTerms(name="a"), ColumnTerms(name="b")))
+DATA = DataTerms(
+    name="ward", columns=(ColumnTerms(name="a", centre=0, scale=1), ColumnTerms(name="b", centre=0, scale=1))
+)
 
 
 def ward(rows, *, seed=8):
@@ -164,7 +166,9 @@ def test_a_model_that_costs_more_than_any_sensible_one_is_refused(excess, refuse
     if not refused:
         assert learners[0].apply(state, RoundKind.EVALUATE, total).federated.training_loss < MAX_TRAINING_LOSS
         return
-    with pytest.raises(ValueRefusedError, match=r"training loss over all sites is 4\.0 nats, more than 4; lower"):
+    with pytest.raises(
+        ValueRefusedError, match=r"mean loss over all sites' training patients is 4\.0 nats, more than 4; lower"
+    ):
         learners[0].apply(state, RoundKind.EVALUATE, total)
 
 
@@ -177,5 +181,5 @@ def test_overshooting_steps_are_refused_before_the_model_is_lost():
     total = summed(learners, state, RoundKind.TRAIN, 2)
 
     assert np.isfinite(state.model).all()
-    with pytest.raises(ValueRefusedError, match=r"diverged: its mean training loss .* lower strategy\.learning_rate"):
+    with pytest.raises(ValueRefusedError, match=r"diverged: its mean loss over .* lower strategy\.learning_rate"):
         learners[0].apply(state, RoundKind.TRAIN, total)

@@ -20,7 +20,9 @@ from protocol.terms import ModelTerms, Terms, TrainingTerms
 PARAMETERS = advise(sites=3, value_bits=21, values=100).parameters
 REGRESSION = ModelTerms(personal=("output.bias",))
 MLP = ModelTerms(kind="mlp", hidden=(4,), personal=("hidden.0.bias", "output.weight"))
-DATA = DataTerms(name="ward", columns=(ColumnTerms(name="a"), ColumnTerms(name="b")))
+DATA = DataTerms(
+    name="ward", columns=(ColumnTerms(name="a", centre=0, scale=1), ColumnTerms(name="b", centre=0, scale=1))
+)
 
 
 def sites(model=REGRESSION, **training):

@@ -86,7 +86,9 @@ def test_five_rounds_are_flower_s_own(kind, seed):
 
 def sites(kind):
     """Return three sites of unlike size."""
-    data = DataTerms(name="ward", columns=(ColumnTerms(name="a"), ColumnTerms(name="b")))
+    data = DataTerms(
+        name="ward", columns=(ColumnTerms(name="a", centre=0, scale=1), ColumnTerms(name="b", centre=0, scale=1))
+    )
     training = TrainingTerms(rounds=ROUNDS, optimiser=terms_of(kind))
     rng = np.random.default_rng(8)
     learners = []

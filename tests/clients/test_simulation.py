@@ -37,7 +37,11 @@ def wards(tmp_path):
         path.write_text("age,label\n" + "".join(f"{age},{age % 2}\n" for age in ages))
     return ExperimentConfig(
         data=DataConfig(
-            name="wards", columns=(ColumnTerms(name="age"),), sources=tuple(sources), dir=str(tmp_path), missing=("?",)
+            name="wards",
+            columns=(ColumnTerms(name="age", centre=50, scale=20),),
+            sources=tuple(sources),
+            dir=str(tmp_path),
+            missing=("?",),
         ),
         federation=FederationConfig(sites=3, partition="natural"),
     )

@@ -24,8 +24,8 @@ from protocol.errors import DataError
 TERMS = DataTerms(
     name="ward",
     columns=(
-        ColumnTerms(name="age", minimum=0, maximum=120),
-        ColumnTerms(name="dose, mg", missing=("0",)),
+        ColumnTerms(name="age", centre=50, scale=20, minimum=0, maximum=120),
+        ColumnTerms(name="dose, mg", centre=0, scale=100, missing=("0",)),
         ColumnTerms(name="smoker", kind="category", categories=("no", "yes"), reference="no"),
         ColumnTerms(name="stage", kind="category", categories=("1", "2", "3"), missing=("unknown", "9")),
         ColumnTerms(name="remark", kind="ignored"),
@@ -71,7 +71,9 @@ def test_columns_may_stand_in_any_order_if_a_header_names_them():
 
 def test_without_a_header_columns_stand_as_in_the_schema_and_the_label_last():
     bare = DataTerms(
-        name="ward", columns=(ColumnTerms(name="age"), ColumnTerms(name="id", kind="ignored")), header=False
+        name="ward",
+        columns=(ColumnTerms(name="age", centre=50, scale=20), ColumnTerms(name="id", kind="ignored")),
+        header=False,
     )
     table = read("61,x,1", "70,y,0", header="", terms=bare)
 
@@ -108,7 +110,9 @@ def test_every_positive_code_is_the_outcome(code):
 @pytest.mark.parametrize(("value", "label"), [("6.5", 0), ("6.50001", 1), ("-3", 0), ("100", 1)])
 def test_an_outcome_can_be_a_number_above_a_limit(value, label):
     terms = DataTerms(
-        name="lab", columns=(ColumnTerms(name="age"),), label=LabelTerms(name="hba1c", positive_above=6.5)
+        name="lab",
+        columns=(ColumnTerms(name="age", centre=50, scale=20),),
+        label=LabelTerms(name="hba1c", positive_above=6.5),
     )
 
     assert read(f"50,{value}", header="age,hba1c\n", terms=terms).labels.tolist() == [label]
@@ -135,23 +139,29 @@ def test_the_limits_of_a_range_are_within_it(edge):
     ],
 )
 def test_a_file_is_read_however_a_program_may_have_written_it(content):
-    terms = DataTerms(name="ward", columns=(ColumnTerms(name="age"),))
+    terms = DataTerms(name="ward", columns=(ColumnTerms(name="age", centre=50, scale=20),))
     table = encode_table(parse_table_file(content.encode(), "ward.csv", terms), terms)
 
     np.testing.assert_array_equal(table.features, [[61], [70]])
     assert table.labels.tolist() == [1, 0]
 
 
-def test_a_quoted_cell_may_hold_commas_quotes_and_lines():
-    file = parse_table_file((HEADER + '61,1,no,1,"said ""no"",\nleft",0\n70,1,no,x,,0\n').encode(), "ward.csv", TERMS)
+def test_a_quoted_cell_may_hold_commas_and_quotes():
+    file = parse_table_file((HEADER + '61,1,no,1,"said ""no"", left",0\n').encode(), "ward.csv", TERMS)
 
-    assert file.rows[0][4] == 'said "no",\nleft'
-    assert file.lines == [3, 4]  # where each row ends
-    with pytest.raises(DataError, match=r"ward\.csv, line 4, column 'stage'"):
-        encode_table(file, TERMS)
+    assert file.rows[0][4] == 'said "no", left'
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_a_quote_that_swallows_the_rows_after_it_is_refused(ending):
+    rows = ['61,1,no,1,"from,0', '70,1,yes,2,to",1', "80,1,no,3,,0"]
+    content = HEADER + "".join(row + ending for row in rows)
+
+    with pytest.raises(DataError, match=r"^ward\.csv, line \d: a quoted cell goes over several lines$"):
+        parse_table_file(content.encode(), "ward.csv", TERMS)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=12)
 
 
 @given(rows=st.lists(st.lists(texts, min_size=6, max_size=6), min_size=1, max_size=6))
@@ -196,7 +206,7 @@ def test_chosen_rows_keep_their_lines():
         ("61,1,no,1.5,,0", "column 'stage': a category that the schema does not know"),
         (f"61,1,no,1,,{SECRET}", "column 'outcome': an outcome that the schema does not know"),
         ("61,1,no,1,,3", "column 'outcome': an outcome that the schema does not know"),
-        ("61,1,no,1,,?", "column 'outcome': an outcome that the schema does not know"),
+        ("61,1,no,1,,?", "column 'outcome': the label is missing"),
         ("61,1,no,1,,", "column 'outcome': the label is missing"),
         ("61,1,no,1,, ", "column 'outcome': the label is missing"),
         (f"61,1,{SECRET}{'x' * MAX_CELL_CHARACTERS},1,,0", "column 'smoker': longer than 200 characters"),
@@ -210,7 +220,9 @@ def test_a_cell_that_breaks_the_schema_is_named_by_line_and_column(cells, where)
 
 @pytest.mark.parametrize("value", ["", "?", "nan", "high", "inf"])
 def test_an_outcome_that_is_no_number_is_no_outcome_above_a_limit(value):
-    terms = DataTerms(name="lab", columns=(ColumnTerms(name="age"),), label=LabelTerms(positive_above=6.5))
+    terms = DataTerms(
+        name="lab", columns=(ColumnTerms(name="age", centre=50, scale=20),), label=LabelTerms(positive_above=6.5)
+    )
 
     assert "ward.csv, line 2, column 'label'" in complaint(f"age,label\n50,{value}\n".encode(), terms)
 

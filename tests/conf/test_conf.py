@@ -187,7 +187,7 @@ def test_overrides_reach_nested_and_frozen_values():
             "federation.cohort.smallest_cohort=4",
             "model=mlp",
             "model.hidden=[8,4]",
-            "data.columns=[{name: mean radius, centre: 14}]",
+            "data.columns=[{name: mean radius, centre: 14, scale: 3}]",
         ]
     )
 

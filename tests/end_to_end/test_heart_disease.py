@@ -136,7 +136,8 @@ class Tap(StreamingGrid):
         for site in self.federation.everyone:
             for path in self.federation.vault(site).path("runs").glob("*/*.safetensors"):
                 # the initial value is public: 0
-                self.personal.setdefault(site, set()).update(load(path.read_bytes())["personal"].tolist())
+                tensors = load(path.read_bytes())
+                self.personal.setdefault(site, set()).update(tensors.get("personal", np.zeros(0)).tolist())
                 self.personal[site].discard(0.0)
         return replies
 

@@ -20,7 +20,7 @@ from clients.vault import Vault
 from protocol.errors import ConfigurationError
 from scripts.study import run_study
 from scripts.study_folds import Fold
-from scripts.study_scores import METHODS
+from scripts.study_scores import DIFFERENCES, METHODS
 from scripts.twin import train_plain
 
 FOLDS = 5
@@ -84,7 +84,7 @@ def test_everything_is_written(heart_disease):
     with (directory / "study" / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {(row["site"], row["method"]) for row in rows} == {
-        (site, method) for site in [*document["sites"], "macro"] for method in METHODS
+        (site, method) for site in [*document["sites"], "macro"] for method in (*METHODS, *DIFFERENCES)
     }
     pictures = {path.name for path in (directory / "study").glob("*.png")}
     assert pictures == {"auc.png", "brier.png", "roc.png", "calibration.png"}

@@ -75,8 +75,7 @@ def test_a_multirun_with_a_failed_job_fails(tmp_path: Path) -> None:
 
 
 def test_a_run_directory_is_not_used_twice(tmp_path: Path) -> None:
-    (tmp_path / "provider").mkdir()
-    (tmp_path / "provider" / "events.jsonl").write_text("")
+    (tmp_path / "sites").mkdir()
     done = cipherward("run", f"hydra.run.dir={tmp_path}")
     assert done.returncode == 1
     assert f"{tmp_path} holds another run" in done.stderr

@@ -99,6 +99,6 @@ def test_a_run_that_does_not_finish_says_why_and_where_its_logs_are(
 
 def test_more_cores_than_there_are_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.simulation.core_count", lambda: 2)
-    check_simulation(compose(["federation.client_cpus=2"]), tmp_path)
+    check_simulation(compose(["federation.client_cpus=2"]))
     with pytest.raises(ConfigurationError, match="client_cpus = 3 is more than this machine's 2"):
-        check_simulation(compose(["federation.client_cpus=3"]), tmp_path)
+        check_simulation(compose(["federation.client_cpus=3"]))

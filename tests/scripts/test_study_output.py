@@ -90,7 +90,7 @@ def test_csv_has_a_row_for_each_site_method_and_measure(result: StudyResult, tmp
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == CSV_COLUMNS
     keys = [(row["site"], row["method"], row["measure"]) for row in rows]
-    assert len(set(keys)) == len(keys) == 4 * len(METHODS) * len(MEASURES)
+    assert len(set(keys)) == len(keys) == 4 * (len(METHODS) + len(DIFFERENCES)) * len(MEASURES)
     by_key = dict(zip(keys, rows, strict=True))
     estimate = result.macro.estimates["federated"]["brier"]
     row = by_key["macro", "federated", "brier"]

@@ -11,8 +11,8 @@ from scripts.study_scores import (
     METHODS,
     Calibration,
     MacroResult,
-    SiteResult,
     SiteScores,
+    SiteStudy,
     StudyResult,
     study_result,
 )
@@ -44,7 +44,7 @@ def labels_with(positives: int, negatives: int) -> Labels:
     return np.array([1] * positives + [0] * negatives, dtype=np.int8)
 
 
-def parts(result: StudyResult) -> list[SiteResult | MacroResult]:
+def parts(result: StudyResult) -> list[SiteStudy | MacroResult]:
     return [*result.sites.values(), result.macro]
 
 

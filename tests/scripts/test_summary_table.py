@@ -7,7 +7,7 @@ from rich.console import Console
 
 from scripts.events import Outcome, RunStatus
 from scripts.summary import Checks, Comparison, Crypto, Scores, Seconds, SiteResult, Summary, Traffic
-from scripts.table import print_summary
+from scripts.summary_table import print_summary
 
 LOCAL = Scores(auc=0.8125, accuracy=0.75, brier=0.2, n=40)
 FEDERATED = Scores(auc=0.96875, accuracy=0.9, brier=0.05, n=40)

@@ -44,9 +44,10 @@ def _site_table(summary: Summary) -> Table:
         train = sum(result.train_records for result in summary.results.values())
         shared = summary.pooled.federated
         table.add_row("shared model", f"{train}/{shared.n}", "", "", *_measures(shared), style="bold")
+    table.caption = "own: on the site's own held-out patients; all sites: its model alone on everybody's"
     if any(result.scores.federated.auc is None for result in summary.results.values()):
-        table.caption = "- no AUC: all of this site's held-out patients have the same label"
-        table.caption_justify = "left"
+        table.caption += "\n- no AUC: all of this site's held-out patients have the same label"
+    table.caption_justify = "left"
     return table
 
 

@@ -8,8 +8,6 @@ Trust: site only. The page shows measures, counts and curves of this site's pati
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ from clients.intervals import MEASURES, Resampled, resample
 from clients.learner import Learner
 from clients.membership import Membership
 from clients.report_template import REPORT_TEMPLATE
-from clients.results import METRICS, SCORES
+from clients.results import METRICS, SCORES, scores_from_csv
 from clients.table import Labels, Values
 from clients.vault import Vault
 from conf.page import render_page
@@ -137,7 +135,7 @@ def write_site_report(membership: Membership, learner: Learner, run: str) -> Non
     """
     vault, agreement = membership.vault, membership.agreement
     events = _entries_of(vault, EVENTS, run)
-    labels, local, federated = _scores(vault)
+    labels, local, federated = scores_from_csv(vault.read(SCORES))
     measures = _measures(labels, local, federated)
     page = render_page(
         REPORT_TEMPLATE,
@@ -170,13 +168,6 @@ def write_site_report(membership: Membership, learner: Learner, run: str) -> Non
 
 def _entries_of(vault: Vault, name: str, run: str) -> list[Entry]:
     return [entry for entry in vault.lines(name) if entry.get("run") == run]
-
-
-def _scores(vault: Vault) -> tuple[Labels, Values, Values]:
-    rows = list(csv.DictReader(io.StringIO(vault.read(SCORES).decode())))
-    labels = np.array([int(row["label"]) for row in rows], dtype=np.int8)
-    local, federated = (np.array([float(row[name]) for row in rows]) for name in ("local", "federated"))
-    return labels, local, federated
 
 
 def _measures(labels: Labels, local: Values, federated: Values) -> list[Measure]:

@@ -19,7 +19,8 @@ from clients.membership import Membership
 from clients.models import tensor_slices
 from clients.run_files import Position
 from clients.statistics import Standardisation
-from clients.table import Values
+from clients.table import Labels, Values
+from protocol.errors import MalformedError
 
 MODELS: Final = "models"
 METRICS: Final = "metrics.jsonl"
@@ -123,6 +124,22 @@ class Results:
 def model_path(name: str) -> str:
     """Return the place of a model in the vault: "last", "best" or "local"."""
     return f"{MODELS}/{name}.safetensors"
+
+
+def scores_from_csv(data: bytes) -> tuple[Labels, Values, Values]:
+    """Read a SCORES file.
+
+    Returns:
+        Held-out patients' labels, int8 (n,), and their scores by the local and the federated model, float64 (n,).
+
+    Raises:
+        MalformedError: Its columns are not SCORE_COLUMNS.
+    """
+    header, _, body = data.decode().partition("\n")
+    if header.strip() != ",".join(SCORE_COLUMNS):
+        raise MalformedError(f"header of {SCORES}", expected=",".join(SCORE_COLUMNS), got="another")
+    labels, local, federated = np.loadtxt(body.splitlines(), delimiter=",", ndmin=2, dtype=np.float64).T
+    return labels.astype(np.int8), local, federated
 
 
 def _scores_csv(labels: np.ndarray, local: Values, federated: Values) -> bytes:

@@ -69,8 +69,7 @@ class Site:
         Raises:
             FederationError: The request is refused; nothing has changed but the log.
         """
-        if len(parts["run"]) != RUN_BYTES:
-            raise LengthError("run id bytes", expected=RUN_BYTES, got=len(parts["run"]))
+        _check_run(parts["run"])
         handlers: dict[Request, Callable[[Parts], dict[str, bytes]]] = {
             Request.ANNOUNCE: self._announce,
             Request.ENTRUST: self._entrust,
@@ -110,7 +109,12 @@ class Site:
         return Rounds(self._membership, parts["run"], lambda: self.learner(parts["run"]))
 
     def has_closed(self, run: bytes) -> bool:
-        """Return whether this site has closed a run."""
+        """Return whether this site has closed a run.
+
+        Raises:
+            LengthError: That is no run's id.
+        """
+        _check_run(run)
         return RunFiles(self._membership.vault, run).closed() is not None
 
     def learner(self, run: bytes) -> Learner:
@@ -131,3 +135,8 @@ class Site:
         return Learner(
             terms=member.agreement.terms, parameters=member.agreement.parameters, table=table, site=member.name
         )
+
+
+def _check_run(run: bytes) -> None:
+    if len(run) != RUN_BYTES:
+        raise LengthError("run id bytes", expected=RUN_BYTES, got=len(run))

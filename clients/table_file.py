@@ -150,10 +150,10 @@ Encoded: TypeAlias = tuple[list[Values], list[tuple[int, str]]]
 def _encode_number(cells: Cells, column: ColumnTerms, missing: tuple[str, ...]) -> Encoded:
     numbers = _numbers(cells)
     is_missing = _is_one_of(cells, numbers, ("", *missing, *column.missing))
-    outside = ~is_missing & ((numbers < column.minimum) | (numbers > column.maximum))
-    bad = [(row, "not a number") for row in np.flatnonzero(~is_missing & ~np.isfinite(numbers)).tolist()]
+    outside = ~is_missing & ((numbers < column.minimum) | (numbers > column.maximum))  # of NaN neither is true
+    bad = [(row, "not a number") for row in np.flatnonzero(~is_missing & np.isnan(numbers)).tolist()]
     between = f"{column.minimum:g}..{column.maximum:g}"
-    bad += [(row, f"outside {between}") for row in np.flatnonzero(outside & np.isfinite(numbers)).tolist()]
+    bad += [(row, f"outside {between}") for row in np.flatnonzero(outside).tolist()]
     if not bad:
         _check_scale(numbers[~is_missing], column)
     return [np.where(is_missing, math.nan, numbers)], bad
@@ -163,7 +163,7 @@ def _check_scale(numbers: Values, column: ColumnTerms) -> None:
     """Refuse a column in another unit than its public centre and scale: clipping would leave nothing of it."""
     centre, scale = column.centre or 0.0, column.scale or 1.0
     far = np.abs(numbers - centre) > STANDARD_RANGE * scale
-    if far.mean() > MAX_FAR_SHARE if len(numbers) else False:
+    if len(numbers) and far.mean() > MAX_FAR_SHARE:
         raise DataError(
             f"column {column.name!r}: {far.mean():.0%} of its values are more than {STANDARD_RANGE:g} scales from its "
             f"centre {centre:g}; are they in the unit that the schema means?"

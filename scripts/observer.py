@@ -12,19 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Final
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from clients.evaluation import Metrics, score
 from clients.models import ParameterLayout
-from clients.results import RESULT, SCORE_COLUMNS, SCORES, model_path
+from clients.results import RESULT, SCORES, model_path, scores_from_csv
 from clients.simulation import SITES
 from clients.statistics import Standardisation
 from clients.table import Values
 from protocol.agreement import Agreement
-from protocol.errors import MalformedError
 from protocol.packing import PackingPlan, RoundKind
 from protocol.terms import Terms
 from scripts.events import (
@@ -38,8 +36,6 @@ from scripts.events import (
 )
 from scripts.summary import Checks, Comparison, Crypto, Scores, Seconds, SiteResult, Summary, Traffic
 from scripts.twin import plaintext_models, run_agreement, run_learners
-
-SCORES_HEADER: Final = ",".join(SCORE_COLUMNS)
 
 
 def summarise(run_directory: Path, *, verify: bool) -> Summary:
@@ -114,19 +110,9 @@ def _scores(metrics: Metrics) -> Scores:
 
 def _pooled(homes: Sequence[Path]) -> Comparison:
     """Score all sites' held-out patients together."""
-    columns = np.concatenate([_score_columns(home / SCORES) for home in homes], axis=0)
-    labels = columns[:, 0].astype(np.int8)
-    return Comparison(
-        local=_scores(Metrics.of(labels, columns[:, 1])), federated=_scores(Metrics.of(labels, columns[:, 2]))
-    )
-
-
-def _score_columns(path: Path) -> Values:
-    """Read labels, local and federated scores, shape (patients, 3)."""
-    header, _, body = path.read_text(encoding="utf-8").partition("\n")
-    if header.strip() != SCORES_HEADER:
-        raise MalformedError(f"header of {path}", expected=SCORES_HEADER, got="another")
-    return np.loadtxt(body.splitlines(), delimiter=",", ndmin=2, dtype=np.float64)
+    sites = [scores_from_csv((home / SCORES).read_bytes()) for home in homes]
+    labels, local, federated = (np.concatenate(column) for column in zip(*sites, strict=True))
+    return Comparison(local=_scores(Metrics.of(labels, local)), federated=_scores(Metrics.of(labels, federated)))
 
 
 def _traffic(training: Sequence[RoundEvent], plan: PackingPlan) -> Traffic:

@@ -22,9 +22,6 @@ from rich.console import Console
 
 import conf
 from clients.simulation import site_tables
-from clients.table_file import TableFile
-from conf import ExperimentConfig
-from protocol.agreement import SiteId
 from protocol.errors import ConfigurationError, RunFailedError
 from scripts.environment import core_count
 from scripts.progress import steps_display
@@ -92,7 +89,7 @@ def run_study(
     difference = max(fold.largest_difference for fold in finished.values())
     if difference:
         raise RunFailedError(f"a model differs from its plaintext twin's by up to {difference:.3g}")
-    result = study_result(_gathered(config, files, repeats, finished), seed=config.strategy.seed)
+    result = study_result(_gathered(finished, repeats), seed=config.strategy.seed)
     document = as_json(
         result,
         experiment=experiment,
@@ -148,14 +145,9 @@ def _leave_nothing(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _gathered(
-    config: ExperimentConfig,
-    files: Mapping[SiteId, TableFile],
-    repeats: int,
-    finished: Mapping[Fold, FoldResult],
-) -> dict[str, SiteScores]:
+def _gathered(finished: Mapping[Fold, FoldResult], repeats: int) -> dict[str, SiteScores]:
     """Put the folds' scores together: every patient was held out once per repeat."""
-    tables = Fold(experiment=config, files=files, repeat=0, fold=0).tables
+    tables = next(iter(finished)).tables
     shape = {name: (repeats, table.records) for name, table in tables.items()}
     folds = {name: np.full(shape[name], -1, dtype=np.int64) for name in tables}
     scores = {name: {method: np.full(shape[name], np.nan) for method in METHODS} for name in tables}

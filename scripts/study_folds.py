@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from clients.evaluation import score
 from clients.generator import public_generator
 from clients.models import initial_values
-from clients.results import SCORES, model_path
+from clients.results import SCORES, model_path, scores_from_csv
 from clients.simulation import SITES, found_consortium
 from clients.site import REQUEST_PARTS, Site
 from clients.statistics import standardisation, statistics_sums
@@ -120,14 +120,14 @@ def run_fold(fold: Fold) -> FoldResult:
     results = {}
     for name, table in fold.tables.items():
         rows = fold.held_out_rows(name)
-        _, local, federated = shared[name]
+        local, federated = shared[name]
         results[name] = FoldScores(
             rows=rows,
             scores={
                 "local": local,
                 "pooled": pooled[name],
                 "federated": federated,
-                "federated_personal": personal[name][2],
+                "federated_personal": personal[name][1],
                 "constant": np.full(len(local), np.delete(table.labels, rows).mean()),
             },
         )
@@ -140,11 +140,11 @@ def _scratch() -> Path | None:
     return memory if os.access(memory, os.W_OK) else None
 
 
-def _federate(fold: Fold, personal: tuple[str, ...], directory: Path) -> tuple[dict[str, Values], float]:
+def _federate(fold: Fold, personal: tuple[str, ...], directory: Path) -> tuple[dict[str, tuple[Values, Values]], float]:
     """Run one encrypted federation, and its plaintext twin.
 
     Returns:
-        Each site's labels, local and federated scores, float64 (3, k); and by how much a model differs from the twin's.
+        Each site's local and federated scores, float64 (k,); and by how much a model differs from the twin's.
     """
     terms = fold.terms(personal)
     found_consortium(directory / SITES, fold.files, terms)
@@ -161,9 +161,7 @@ def _federate(fold: Fold, personal: tuple[str, ...], directory: Path) -> tuple[d
     with quiet_flower():
         strategy.start(_grid(vaults), ArrayRecord(), num_rounds=terms.training.rounds)
     models = {vault.directory.name: read_model(vault.path(model_path("last")), terms) for vault in vaults}
-    scores = {
-        vault.directory.name: np.loadtxt(vault.path(SCORES), delimiter=",", skiprows=1, ndmin=2).T for vault in vaults
-    }
+    scores = {vault.directory.name: scores_from_csv(vault.read(SCORES))[1:] for vault in vaults}
     return scores, difference_from_plaintext(directory, models)
 
 

@@ -77,7 +77,7 @@ Estimates: TypeAlias = Mapping[str, Mapping[str, Estimate]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RocCurve:
-    """A ROC curve, mean over held-out folds, so that the area under it is the AUC.
+    """A ROC curve, mean over held-out folds, on a grid that is fine enough for the eye; its area is about the AUC.
 
     Attributes:
         false_positive_rate: float64 (p,), rising from 0 to 1.

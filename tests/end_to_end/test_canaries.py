@@ -17,8 +17,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from flwr.common.serde import message_to_proto
 from safetensors.numpy import load
+from tap import Tap
 
 import clients.ckks
 import clients.opening
@@ -34,7 +34,6 @@ from protocol.envelope import Request
 from protocol.errors import FederationError, RunPausedError
 from protocol.handshake import Session
 from protocol.schedule import expand
-from strategies.streaming_grid import StreamingGrid
 
 VICTIM = 1
 PLANTED = (27.18281828459045, 31.41592653589793)
@@ -44,40 +43,18 @@ EXTRA_RECORDS = 600
 
 
 @dataclass
-class Wire(StreamingGrid):
-    """Keeps every byte that passes the grid, in both directions, and what the vaults hold meanwhile.
+class Wire(Tap):
+    """Keeps, beside every byte that passes the grid, what the vaults hold meanwhile.
 
     Attributes:
-        grid: The grid that it taps.
-        federation: Whose vaults it looks into after each message; the provider cannot.
-        passed: All messages, serialised.
         canaries: Name -> secret bytes that were on a site's disk at some time.
         vaults: All that was in the victim's vault at some time.
     """
 
-    grid: object
-    federation: object
-    passed: list[bytes] = field(default_factory=list)
     canaries: dict[str, bytes] = field(default_factory=dict)
     vaults: set[bytes] = field(default_factory=set)
 
-    def __post_init__(self):
-        super().__init__(self.grid)
-
-    def push_messages(self, messages):
-        messages = list(messages)
-        ids = super().push_messages(messages)
-        self.passed += [message_to_proto(message).SerializeToString() for message in messages]
-        return ids
-
-    def pull_messages(self, message_ids):
-        replies = super().pull_messages(message_ids)
-        self.passed += [message_to_proto(reply).SerializeToString() for reply in replies]
-        for site in self.federation.everyone:
-            self._look_into(site)
-        return replies
-
-    def _look_into(self, site):
+    def look_into(self, site):
         vault = self.federation.vault(site)
         for path in vault.directory.rglob("*"):
             if not path.is_file():

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from flwr.common.serde import message_to_proto
 from safetensors.numpy import load, load_file, save
+from tap import Tap
 
 from clients.membership import TABLE
 from clients.run_files import RunFiles
@@ -24,7 +24,6 @@ from protocol.errors import CohortError
 from protocol.packing import RoundKind
 from protocol.terms import OPTIMISERS
 from scripts.twin import plaintext_models, run_learners, train_plain
-from strategies.streaming_grid import StreamingGrid
 
 CLEVELAND, HUNGARIAN, SWITZERLAND, VA = range(4)
 HOSPITALS = ["cleveland", "hungarian", "switzerland", "va"]
@@ -106,40 +105,21 @@ def numbers_in(tree):
 
 
 @dataclass
-class Tap(StreamingGrid):
-    """Keeps every byte that passes, and every personal value that a site has had meanwhile.
+class PersonalTap(Tap):
+    """Keeps, beside every byte that passes, every personal value that a site has had meanwhile.
 
     Attributes:
-        grid: The grid that it taps.
-        federation: Whose vaults it looks into.
-        passed: All messages, serialised.
         personal: Roster position -> personal values.
     """
 
-    grid: object
-    federation: object
-    passed: list[bytes] = field(default_factory=list)
     personal: dict[int, set[float]] = field(default_factory=dict)
 
-    def __post_init__(self):
-        super().__init__(self.grid)
-
-    def push_messages(self, messages):
-        messages = list(messages)
-        ids = super().push_messages(messages)
-        self.passed += [message_to_proto(message).SerializeToString() for message in messages]
-        return ids
-
-    def pull_messages(self, message_ids):
-        replies = super().pull_messages(message_ids)
-        self.passed += [message_to_proto(reply).SerializeToString() for reply in replies]
-        for site in self.federation.everyone:
-            for path in self.federation.vault(site).path("runs").glob("*/*.safetensors"):
-                # the initial value is public: 0
-                tensors = load(path.read_bytes())
-                self.personal.setdefault(site, set()).update(tensors.get("personal", np.zeros(0)).tolist())
-                self.personal[site].discard(0.0)
-        return replies
+    def look_into(self, site):
+        for path in self.federation.vault(site).path("runs").glob("*/*.safetensors"):
+            # the initial value is public: 0
+            tensors = load(path.read_bytes())
+            self.personal.setdefault(site, set()).update(tensors.get("personal", np.zeros(0)).tolist())
+            self.personal[site].discard(0.0)
 
 
 def forms_of(number):
@@ -187,7 +167,7 @@ def test_personal_values_are_in_no_message(run, heart):
     taps = []
 
     def tap(grid):
-        taps.append(Tap(grid, federation))
+        taps.append(PersonalTap(grid, federation))
         return taps[0]
 
     run(federation, wrap=tap)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
+from clients.score_cells import BORDER, LARGEST_BOUND, ScoreCells
 from clients.table import Labels, Values
 from conf.page import FIRST, INK, QUIET, SECOND, figure_svg
 
@@ -40,27 +41,45 @@ class ScoreGroup:
         score: What the model says of them, 0..1: their mean score, or the middle of their range.
         positives: How many of them are positive.
         count: How many they are; >= 1.
+        hidden_positives: Most positive patients that small cells hide from the group.
+        hidden_negatives: Most negative patients that small cells hide from it.
     """
 
     score: float
     positives: int
     count: int
+    hidden_positives: int = 0
+    hidden_negatives: int = 0
+
+    @property
+    def possible(self) -> tuple[float, float]:
+        """Least and largest share of the positive, 0..1, wherever the hidden patients are."""
+        most = self.positives + self.hidden_positives
+        return self.positives / (self.count + self.hidden_negatives), most / (self.count + self.hidden_positives)
 
     @property
     def share(self) -> float:
-        """Share of the positive, 0..1."""
-        return self.positives / self.count
+        """Share of the positive, 0..1: the middle of what is possible."""
+        return sum(self.possible) / 2
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the share.
+        """95 % interval of the share, wherever the hidden patients are.
 
         Source: Wilson, Probable inference, the law of succession, and statistical inference (1927).
         """
-        square = _NORMAL_95**2 / self.count
-        middle = (self.share + square / 2) / (1 + square)
-        reach = math.sqrt(self.share * (1 - self.share) * square + square**2 / 4) / (1 + square)
-        return max(0.0, middle - reach), min(1.0, middle + reach)
+        least, largest = self.possible
+        return (
+            _wilson(least, self.count + self.hidden_negatives)[0],
+            _wilson(largest, self.count + self.hidden_positives)[1],
+        )
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    square = _NORMAL_95**2 / count
+    middle = (share + square / 2) / (1 + square)
+    reach = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def groups_of_scores(labels: Labels, scores: Values) -> list[ScoreGroup]:
@@ -85,21 +104,34 @@ def groups_of_scores(labels: Labels, scores: Values) -> list[ScoreGroup]:
     ]
 
 
-def groups_of_histograms(positives: Sequence[int], negatives: Sequence[int]) -> list[ScoreGroup]:
-    """Turn score histograms into groups; a group's score is the middle of its bin.
+def groups_of_cells(cells: ScoreCells, *, most_hidden: int) -> list[ScoreGroup]:
+    """Turn the bins of score histograms into groups; a group's score is the middle of its bin.
 
     Args:
-        positives: Positive patients per bin; the bins divide 0..1 evenly.
-        negatives: Negative patients per bin.
+        cells: Patients by label and score.
+        most_hidden: Most patients of one label that the small cells of one bin can hold, over all sites.
 
     Returns:
-        The groups that hold a patient, by rising score.
+        The groups that hold a patient and whose share of the positive is known to LARGEST_BOUND, by rising score.
     """
-    return [
-        ScoreGroup(score=(position + 0.5) / len(positives), positives=positive, count=positive + negative)
-        for position, (positive, negative) in enumerate(zip(positives, negatives, strict=True))
-        if positive + negative > 0
-    ]
+    groups = []
+    bins = zip(cells.positives.scores, cells.negatives.scores, strict=True)
+    for position, (positives, negatives) in enumerate(bins):
+        hidden_positives, hidden_negatives = (
+            min(most_hidden, cells.unknown + (label.hidden_lower if position < BORDER else label.hidden_upper))
+            for label in (cells.positives, cells.negatives)
+        )
+        if positives + negatives:
+            group = ScoreGroup(
+                score=(position + 0.5) / len(cells.positives.scores),
+                positives=positives,
+                count=positives + negatives,
+                hidden_positives=hidden_positives,
+                hidden_negatives=hidden_negatives,
+            )
+            least, largest = group.possible
+            groups += [group] if (largest - least) / 2 <= LARGEST_BOUND else []
+    return groups
 
 
 def roc_chart(labels: Labels, federated: Values, local: Values) -> Markup:

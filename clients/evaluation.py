@@ -7,7 +7,7 @@ site alone stay there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
@@ -18,6 +18,8 @@ from sklearn.metrics import roc_auc_score
 
 from clients.intervals import DECISION_THRESHOLD
 from clients.models import Network, load_values
+from clients.score_cells import ScoreCells
+from clients.small_numbers import without_small_cells
 from clients.table import Labels, Values
 from protocol.errors import ValueRefusedError
 from protocol.packing import FRACTION_BITS, HISTOGRAM_BINS, Integers
@@ -25,6 +27,9 @@ from protocol.terms import ModelTerms
 
 MAX_LOSS: Final = 16.0
 """Largest loss of one patient, in nats: one confident mistake must not decide which model is best."""
+
+COUNTS: Final = ("confusion", "positive_scores", "negative_scores")
+"""Metric fields whose integers are cells: each counts some of the patients, and small ones are left out."""
 
 _FRACTION: Final = float(1 << FRACTION_BITS)
 
@@ -64,15 +69,20 @@ class Metrics:
 class FederatedMetrics:
     """How good the shared model is on all sites' patients together, from sums alone.
 
+    Sites leave small cells out of the counts, so accuracy and area are each the middle of what is possible.
+
     Attributes:
         records: Held-out patients of all sites.
         loss: Their mean loss in nats, each patient's at most MAX_LOSS.
         brier: Their mean squared distance between score and label.
         accuracy: Their share of right decisions at DECISION_THRESHOLD.
-        auc: Area under the ROC curve of the score histograms, half credit within a bin; None if a label is absent.
+        accuracy_bound: The exact share is within +- this of `accuracy`.
+        auc: Area under the ROC curve; None if a label is absent.
         auc_bound: The exact area is within +- this of `auc`.
         training_loss: Mean loss over all sites' training patients, in nats.
-        positive_scores: How many held-out patients with label 1 have a score in each of HISTOGRAM_BINS equal bins.
+        confusion: True positives, false positives, true negatives, false negatives, without small cells.
+        positive_scores: How many held-out patients with label 1 have a score in each of HISTOGRAM_BINS equal bins,
+            without small cells.
         negative_scores: The same of label 0.
     """
 
@@ -80,9 +90,11 @@ class FederatedMetrics:
     loss: float
     brier: float
     accuracy: float
+    accuracy_bound: float
     auc: float | None
     auc_bound: float | None
     training_loss: float
+    confusion: tuple[int, ...]
     positive_scores: tuple[int, ...]
     negative_scores: tuple[int, ...]
 
@@ -91,24 +103,25 @@ class FederatedMetrics:
         """Turn the summed fields of `metric_sums` into metrics.
 
         Raises:
-            ValueRefusedError: The sum holds no patients.
+            ValueRefusedError: The sum holds no patients, or counts that contradict each other.
         """
         records, training_records = int(content["records"][0]), int(content["training_records"][0])
         if records <= 0 or training_records <= 0:
             raise ValueRefusedError("field records: the sum of all sites' patients is not positive")
-        true_positives, _, true_negatives, _ = content["confusion"].tolist()
-        positive, negative = tuple(content["positive_scores"].tolist()), tuple(content["negative_scores"].tolist())
-        auc, auc_bound = _histogram_auc(positive, negative)
+        counts = {name: tuple(content[name].tolist()) for name in COUNTS}
+        cells = ScoreCells.of(records=records, **counts)
+        accuracy, accuracy_bound = cells.accuracy()
+        auc, auc_bound = cells.auc()
         return cls(
             records=records,
             loss=int(content["loss"][0]) / _FRACTION / records,
             brier=int(content["brier"][0]) / _FRACTION / records,
-            accuracy=(true_positives + true_negatives) / records,
+            accuracy=accuracy,
+            accuracy_bound=accuracy_bound,
             auc=auc,
             auc_bound=auc_bound,
             training_loss=int(content["training_loss"][0]) / _FRACTION / training_records,
-            positive_scores=positive,
-            negative_scores=negative,
+            **counts,
         )
 
     def as_json(self) -> dict[str, int | float | tuple[int, ...] | None]:
@@ -141,7 +154,7 @@ def score(model: ModelTerms, values: Values, features: npt.NDArray[np.float32]) 
 
 
 def metric_sums(
-    labels: Labels, scores: Values, training_labels: Labels, training_scores: Values
+    labels: Labels, scores: Values, training_labels: Labels, training_scores: Values, *, smallest_cell: int
 ) -> dict[str, Integers]:
     """Return one site's exact metric fields, as METRIC_FIELDS names them.
 
@@ -150,6 +163,8 @@ def metric_sums(
         scores: float64 (n,), 0..1.
         training_labels: int8 (m,) of the training patients.
         training_scores: float64 (m,), 0..1.
+        smallest_cell: Fewest patients that a cell of `confusion`, `positive_scores` or `negative_scores` counts; one
+            of fewer is 0.
 
     Returns:
         int64 arrays; `confusion` is (true positive, false positive, true negative, false negative), real sums are in
@@ -158,16 +173,16 @@ def metric_sums(
     positive = labels == 1
     called = scores >= DECISION_THRESHOLD
     bins = np.minimum(scores * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(np.int64)
+    confusion = [
+        cell.sum() for cell in (called & positive, called & ~positive, ~called & ~positive, ~called & positive)
+    ]
     return {
         "records": _integer(len(labels)),
         "loss": _integer(_fixed_point_sum(_losses(labels, scores))),
         "brier": _integer(_fixed_point_sum((scores - labels) ** 2)),
-        "confusion": np.array(
-            [cell.sum() for cell in (called & positive, called & ~positive, ~called & ~positive, ~called & positive)],
-            dtype=np.int64,
-        ),
-        "positive_scores": np.bincount(bins[positive], minlength=HISTOGRAM_BINS).astype(np.int64),
-        "negative_scores": np.bincount(bins[~positive], minlength=HISTOGRAM_BINS).astype(np.int64),
+        "confusion": without_small_cells(np.array(confusion, dtype=np.int64), smallest_cell),
+        "positive_scores": without_small_cells(np.bincount(bins[positive], minlength=HISTOGRAM_BINS), smallest_cell),
+        "negative_scores": without_small_cells(np.bincount(bins[~positive], minlength=HISTOGRAM_BINS), smallest_cell),
         "training_records": _integer(len(training_labels)),
         "training_loss": _integer(_fixed_point_sum(_losses(training_labels, training_scores))),
     }
@@ -185,15 +200,3 @@ def _fixed_point_sum(values: Values) -> int:
 
 def _integer(number: int) -> Integers:
     return np.array([number], dtype=np.int64)
-
-
-def _histogram_auc(positive: Sequence[int], negative: Sequence[int]) -> tuple[float, float] | tuple[None, None]:
-    pairs = sum(positive) * sum(negative)
-    if pairs <= 0:
-        return None, None
-    ordered = tied = below = 0
-    for positives, negatives in zip(positive, negative, strict=True):
-        ordered += positives * below
-        tied += positives * negatives
-        below += negatives
-    return (ordered + tied / 2) / pairs, tied / 2 / pairs

@@ -1,4 +1,8 @@
-"""A run's keys at a site: pair keys with each peer, and all that follows from the epoch secret.
+"""A run's keys at a site: what it shares with each peer, and all that follows from the epoch secret.
+
+Both are ratchets: the secrets of an epoch are a one-way function of those before, which are then deleted. So no site
+must be asked when an epoch begins, and whoever takes a vault reads nothing of the epochs before. (What comes after, he
+does: a run's later keys follow from its earlier ones.)
 
 Trust: site only. The derivations and their labels follow design section "Agreement, keys, epochs".
 """
@@ -6,7 +10,10 @@ Trust: site only. The derivations and their labels follow design section "Agreem
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -16,21 +23,73 @@ from clients.ckks import KEY_SEED_BYTES, SecretKey
 from clients.identity import Identity
 from clients.secret import SecretBytes
 from protocol.agreement import Agreement
-from protocol.errors import SealError
+from protocol.errors import ConfigurationError, SealError
 from protocol.handshake import RunCard, SealedSecret, Session
 from protocol.rounds import RoundTerms
 from protocol.schedule import KEY_BYTES, authenticate, expand, extract
 from protocol.state import state_mac
 
+_EPOCH: Final = struct.Struct("<I32s")
+_PAIR: Final = struct.Struct("<H32s")
 ONE_TIME_NONCE = bytes(12)
 """The AEAD's nonce may be fixed, because each key encrypts one message."""
 
 
-class PairKeys:
-    """Keys that this site shares with each other site of the run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochSecrets:
+    """What a site keeps of an epoch; everything else is derived from it.
 
-    All four products of static and ephemeral keys go in, so neither an old nor a run key alone gives a pair key away,
-    and so does the consortium secret, which no one outside has.
+    Attributes:
+        epoch: Its number, from 1.
+        common: E, which all sites of the run share.
+        pairs: Roster position -> the secret shared with that site alone.
+    """
+
+    epoch: int
+    common: SecretBytes
+    pairs: Mapping[int, SecretBytes]
+
+    def next(self) -> Self:
+        """Return the secrets of the next epoch, from which these cannot be computed."""
+        return type(self)(
+            epoch=self.epoch + 1,
+            common=_next_secret(self.common),
+            pairs={site: _next_secret(secret) for site, secret in self.pairs.items()},
+        )
+
+    def to_secret(self) -> SecretBytes:
+        """Encode for the vault: the epoch's number and E, then position and secret of each peer."""
+        pairs = b"".join(_PAIR.pack(site, secret.reveal()) for site, secret in sorted(self.pairs.items()))
+        return SecretBytes(_EPOCH.pack(self.epoch, self.common.reveal()) + pairs)
+
+    @classmethod
+    def from_secret(cls, secret: SecretBytes) -> Self:
+        """Decode what the vault keeps.
+
+        Raises:
+            ConfigurationError: The file is damaged.
+        """
+        raw = secret.reveal()
+        if len(raw) < _EPOCH.size or (len(raw) - _EPOCH.size) % _PAIR.size:
+            raise ConfigurationError("the vault's epoch secrets are damaged")
+        epoch, common = _EPOCH.unpack(raw[: _EPOCH.size])
+        pairs = {site: SecretBytes(pair) for site, pair in _PAIR.iter_unpack(raw[_EPOCH.size :])}
+        return cls(epoch=epoch, common=SecretBytes(common), pairs=pairs)
+
+
+def agree_pairs(
+    *,
+    agreement: Agreement,
+    session: Session,
+    site: int,
+    identity: Identity,
+    ephemeral: X25519PrivateKey,
+    consortium_secret: SecretBytes,
+) -> dict[int, SecretBytes]:
+    """Agree on a secret with each other site of a run, for its first epoch.
+
+    All four products of static and ephemeral keys go in, so neither an old nor a run key alone gives a pair's secret
+    away, and so does the consortium secret, which no one outside has.
 
     Args:
         agreement: The agreement.
@@ -39,31 +98,16 @@ class PairKeys:
         identity: This site's identity.
         ephemeral: This site's key of the run.
         consortium_secret: P.
+
+    Returns:
+        Roster position -> 32 secret bytes, for all sites but this one.
+
+    Raises:
+        SealError: A card's key is of small order.
     """
 
-    def __init__(
-        self,
-        *,
-        agreement: Agreement,
-        session: Session,
-        site: int,
-        identity: Identity,
-        ephemeral: X25519PrivateKey,
-        consortium_secret: SecretBytes,
-    ) -> None:
-        self._agreement = agreement
-        self._session = session
-        self._site = site
-        self._keys = {
-            card.site: self._agree(card, identity, ephemeral, consortium_secret)
-            for card in session.cards
-            if card.site != site
-        }
-
-    def _agree(
-        self, card: RunCard, identity: Identity, ephemeral: X25519PrivateKey, consortium_secret: SecretBytes
-    ) -> SecretBytes:
-        peer_static = X25519PublicKey.from_public_bytes(bytes.fromhex(self._agreement.roster[card.site].exchange_key))
+    def agree(card: RunCard) -> SecretBytes:
+        peer_static = X25519PublicKey.from_public_bytes(bytes.fromhex(agreement.roster[card.site].exchange_key))
         peer_ephemeral = X25519PublicKey.from_public_bytes(card.exchange_key)
         try:
             own_static = [identity.exchange_key.exchange(key) for key in (peer_ephemeral, peer_static)]
@@ -72,8 +116,33 @@ class PairKeys:
             raise SealError("exchange key", expected="a point of large order", got="a small one") from None
         (static_ephemeral, static_static), (both_ephemeral, ephemeral_static) = own_static, own_ephemeral
         # roles by roster order: the products of mixed keys swap places between the two ends
-        mixed = (static_ephemeral, ephemeral_static) if self._site < card.site else (ephemeral_static, static_ephemeral)
+        mixed = (static_ephemeral, ephemeral_static) if site < card.site else (ephemeral_static, static_ephemeral)
         return SecretBytes(extract(consortium_secret.reveal(), both_ephemeral, *mixed, static_static))
+
+    return {card.site: agree(card) for card in session.cards if card.site != site}
+
+
+def _next_secret(secret: SecretBytes) -> SecretBytes:
+    return SecretBytes(expand(secret.reveal(), "next-epoch"))
+
+
+class PairKeys:
+    """Keys that this site shares with each other site of the run, in one epoch.
+
+    Args:
+        agreement: The agreement.
+        session: The run's cards.
+        site: This site's roster position.
+        secrets: Roster position -> the secret shared with that site.
+    """
+
+    def __init__(
+        self, *, agreement: Agreement, session: Session, site: int, secrets: Mapping[int, SecretBytes]
+    ) -> None:
+        self._agreement = agreement
+        self._session = session
+        self._site = site
+        self._secrets = secrets
 
     def seal(self, secret: SecretBytes, check: bytes, identity: Identity, *, epoch: int, to: int) -> SealedSecret:
         """Seal the epoch secret to a peer, and sign it."""
@@ -106,7 +175,7 @@ class PairKeys:
     def mask_keys(self, terms: RoundTerms, state: bytes) -> dict[bytes, bool]:
         """Return the one-time mask key with each peer of the cohort -> whether this site adds or subtracts."""
         return {
-            expand(self._keys[peer].reveal(), "mask", *terms.context, state): self._site < peer
+            expand(self._secrets[peer].reveal(), "mask", *terms.context, state): self._site < peer
             for peer in terms.cohort
             if peer != self._site
         }
@@ -114,7 +183,7 @@ class PairKeys:
     def _sealing_key(self, epoch: int, sender: int, recipient: int) -> bytes:
         peer = recipient if sender == self._site else sender
         return expand(
-            self._keys[peer].reveal(),
+            self._secrets[peer].reveal(),
             "seal",
             self._agreement.digest,
             self._session.digest,

@@ -16,12 +16,15 @@ from typing import Final
 
 import numpy as np
 
+from clients.clipped_gradient import GRADIENT_BITS, clipped_gradient_sum
 from clients.evaluation import FederatedMetrics, Metrics, metric_sums, score
 from clients.generator import public_generator
 from clients.grid import first_exponent, least_exponent, next_exponent
 from clients.learner_state import LearnerState
 from clients.models import ParameterLayout, initial_values
+from clients.noise import Noise, noise_of
 from clients.optimisers import apply_change
+from clients.starting_model import Start
 from clients.statistics import Standardisation, standardisation, statistics_sums
 from clients.table import Table, Values, split_table
 from clients.training import train
@@ -44,10 +47,12 @@ class Contribution:
     Attributes:
         packed: int64 of the packing plan's shape: what goes into the sum.
         personal: float64, the site's personal values if the round's sum contains this contribution.
+        has_noise: Whether `packed` holds noise, so that it could not be made again.
     """
 
     packed: Integers
     personal: Values
+    has_noise: bool = False
 
 
 class Learner:
@@ -58,6 +63,7 @@ class Learner:
         parameters: The CKKS parameters, which fix the grid.
         table: The site's patients, at least 2.
         site: The site's name.
+        start: The model to begin from; None for the public initial model.
 
     Attributes:
         terms: What the agreement fixes.
@@ -70,11 +76,14 @@ class Learner:
         DataError: The table has too few rows to hold some out.
     """
 
-    def __init__(self, *, terms: Terms, parameters: CkksParameters, table: Table, site: str) -> None:
+    def __init__(
+        self, *, terms: Terms, parameters: CkksParameters, table: Table, site: str, start: Start | None = None
+    ) -> None:
         self.terms = terms
         self.site = site
         self.table = table
         self._parameters = parameters
+        self._start = start
         self._layout = ParameterLayout(terms.model, len(terms.data.inputs))
         self.training_table, self.held_out_table = split_table(
             table, folds=terms.data.folds, fold=terms.data.fold, seed=terms.training.seed, site=site
@@ -86,13 +95,15 @@ class Learner:
         tensors = len(self._layout.shared_slices)
         shared, _ = self._layout.split(self._initial_values)
         return LearnerState(
-            model=shared,
+            model=shared if self._start is None else self._start.model.values,
             step_exponents=np.full(tensors, first_exponent(clip=clip, clip_steps=clip_steps), dtype=np.int64),
             least_exponents=np.full(tensors, least_exponent(clip=clip, clip_steps=clip_steps), dtype=np.int64),
         )
 
     def initial_personal(self) -> Values:
         """Return this site's personal values before the first sum; empty where all are shared."""
+        if self._start is not None and self._start.personal is not None:
+            return self._start.personal
         return self._layout.split(self._initial_values)[1]
 
     def values(self, state: LearnerState, personal: Values) -> Values:
@@ -114,20 +125,29 @@ class Learner:
                 the statistics sum.
         """
         common = _statistics_for(state, kind)
+        plan = packing_plan(kind, self.terms, self._parameters)
+        has_noise = self.terms.privacy.has_noise and common is not None
         if common is None:
-            content = statistics_sums(self.training_table.features, self.terms.data)
+            content = statistics_sums(
+                self.training_table.features, self.terms.data, smallest_cell=self.terms.privacy.smallest_cell
+            )
         else:
             values = self.values(state, personal)
             content = self._metric_sums(values, common)
-            if state.federated is None:  # nobody has seen how good the shared model is, so each site looks for itself
-                self._check_own_loss(content)
-            if kind is RoundKind.TRAIN:
+            if state.federated is None and not has_noise:
+                self._check_own_loss(content)  # nobody has seen how good the shared model is
+            if kind is RoundKind.TRAIN and has_noise:
+                content |= self._noisy_update(values, common)
+            elif kind is RoundKind.TRAIN:
                 trained, personal = self._layout.split(self._trained(values, common, round_number))
                 content |= self._update(state, trained, common)
                 if not np.isfinite(personal).all():
                     raise ValueRefusedError("personal values: NaN or infinite after training; the run diverged")
-        packed = packing_plan(kind, self.terms, self._parameters).pack(content)
-        return Contribution(packed=packed, personal=personal)
+        packed = plan.pack(content)
+        # beside noise, exact counts and metrics would be the end of what it promises
+        return Contribution(
+            packed=plan.model_only(packed) if has_noise else packed, personal=personal, has_noise=has_noise
+        )
 
     def apply(self, state: LearnerState, kind: RoundKind, packed_sum: Integers) -> LearnerState:
         """Return the state after a round's sum.
@@ -143,7 +163,12 @@ class Learner:
         """
         content = packing_plan(kind, self.terms, self._parameters).unpack(packed_sum)
         if _statistics_for(state, kind) is None:
-            return replace(state, standardisation=standardisation(content, self.terms.data))
+            common = standardisation(content, self.terms.data)
+            state = replace(state, model=self._under(common, state.model, self.initial_personal())[0])
+            if self.terms.privacy.has_noise:
+                exponents = np.full_like(state.step_exponents, self._noise(common).step_exponent)
+                return replace(state, standardisation=common, step_exponents=exponents, least_exponents=exponents)
+            return replace(state, standardisation=common)
         measured = replace(state, federated=None)
         counts = ("records", "training_records")
         # none in a round whose cohort withheld them, and nothing is made of too few patients
@@ -153,14 +178,28 @@ class Learner:
             measured = replace(state, federated=federated, best_loss=min(state.best_loss, federated.training_loss))
         return self._apply_update(measured, content) if kind is RoundKind.TRAIN else measured
 
+    def personal_after(self, before: LearnerState, after: LearnerState, personal: Values) -> Values:
+        """Return this site's personal values after a sum was applied.
+
+        They change with the STATISTICS sum alone, and only those of a starting model that lie in its first layer.
+
+        Args:
+            before: The state before the sum.
+            after: The state after it.
+            personal: The values that were trained for the sum.
+        """
+        if before.standardisation is None and after.standardisation is not None:
+            return self._under(after.standardisation, before.model, personal)[1]
+        return personal
+
     def local_baseline(self) -> tuple[Values, Standardisation]:
         """Return what this site learns alone: as many epochs, its own patients' statistics, no sum.
 
         Where training alone diverges, it is the model of the last epoch before.
         """
         training = replace(self.terms.training, proximal=0.0)  # there is no shared model to stay near to
-        data = replace(self.terms.data, smallest_count=1)  # the floor is against other sites
-        own = standardisation(statistics_sums(self.training_table.features, data), data)
+        data = replace(self.terms.data, smallest_count=1)  # the floors are against other sites
+        own = standardisation(statistics_sums(self.training_table.features, data, smallest_cell=1), data)
         features, labels = own.apply(self.training_table.features), self.training_table.labels
         rng = public_generator("local baseline", seed=training.seed, site=self.site)
         values = self._initial_values
@@ -187,12 +226,19 @@ class Learner:
     def _initial_values(self) -> Values:
         return initial_values(self.terms.model, len(self.terms.data.inputs), self.terms.training.seed)
 
+    def _under(self, common: Standardisation, shared: Values, personal: Values) -> tuple[Values, Values]:
+        """Return shared and personal values under a run's standardisation; only a starting model has another one."""
+        if self._start is None:
+            return shared, personal
+        return self._layout.split(self._start.model.under(common, self._layout.join(shared, personal)))
+
     def _metric_sums(self, values: Values, common: Standardisation) -> dict[str, Integers]:
         return metric_sums(
             self.held_out_table.labels,
             self.held_out_scores(values, common),
             self.training_table.labels,
             score(self.terms.model, values, common.apply(self.training_table.features)),
+            smallest_cell=self.terms.privacy.smallest_cell,
         )
 
     def _trained(self, values: Values, common: Standardisation, round_number: int) -> Values:
@@ -206,6 +252,25 @@ class Learner:
             epochs=training.local_epochs,
             rng=public_generator("batches", seed=training.seed, site=self.site, round_number=round_number),
         )
+
+    def _noise(self, common: Standardisation) -> Noise:
+        return noise_of(self.terms, self._parameters, common.records)
+
+    def _noisy_update(self, values: Values, common: Standardisation) -> dict[str, Integers]:
+        """Return the grid fields of one step along all patients' clipped gradients, with this site's noise."""
+        privacy, noise = self.terms.privacy, self._noise(common)
+        gradient = clipped_gradient_sum(
+            self.terms.model,
+            values,
+            common.apply(self.training_table.features),
+            self.training_table.labels,
+            clip_norm=privacy.clip_norm,
+        )
+        unit = math.ldexp(privacy.clip_norm, -GRADIENT_BITS - noise.step_exponent)
+        steps = np.rint(-self.terms.training.learning_rate * unit / common.records * gradient).astype(np.int64)
+        noisy = steps + noise.draw(len(steps))
+        content = {name: noisy[place] for name, place in self._layout.shared_slices.items()}
+        return content | {name: np.zeros(1, dtype=np.int64) for name in ("weight", "clipped")}
 
     def _update(self, state: LearnerState, trained: Values, common: Standardisation) -> dict[str, Integers]:
         """Return the grid fields: each shared tensor's weighted change, the weight and the clipped share."""
@@ -233,6 +298,7 @@ class Learner:
         return content
 
     def _apply_update(self, state: LearnerState, content: Mapping[str, Integers]) -> LearnerState:
+        training, has_noise = self.terms.training, self.terms.privacy.has_noise
         # a cohort that withheld its weights counts the sites outside it as unchanged
         weight = int(content["weight"][0]) or self._weight_unit
         if not 0 < weight <= self._weight_unit:
@@ -242,20 +308,23 @@ class Learner:
         change = np.empty_like(state.model)
         for (name, place), step in zip(self._layout.shared_slices.items(), steps.tolist(), strict=True):
             change[place] = content[name].astype(np.float64) * step / (weight / self._weight_unit)
+            if has_noise and len(self._layout.shapes[name]) > 1:  # elsewhere the sites' own steps have decayed weights
+                change[place] -= training.learning_rate * training.weight_decay * state.model[place]
         with np.errstate(over="ignore", invalid="ignore"):  # refused by name below
-            model, optimiser = apply_change(self.terms.training.optimiser, state.model, change, state.optimiser)
+            model, optimiser = apply_change(training.optimiser, state.model, change, state.optimiser)
         # a range that has cut off too much is not tried again: sites go further than their mean, and go on doing so
         least = np.maximum(state.least_exponents, state.step_exponents + 1) if clipped else state.least_exponents
         exponents = state.step_exponents.copy()
         for position, (name, place) in enumerate(self._layout.shared_slices.items()):
             if not np.isfinite(model[place]).all():
                 raise ValueRefusedError(f"tensor {name}: NaN or infinite after the sum; the run diverged")
-            exponents[position] = next_exponent(
-                least=int(least[position]),
-                largest_change=float(np.abs(change[place]).max()),
-                clip=self.terms.training.clip,
-                clip_steps=self._parameters.clip_steps,
-            )
+            if not has_noise:  # whose grid is fixed, because it must have room for the noise
+                exponents[position] = next_exponent(
+                    least=int(least[position]),
+                    largest_change=float(np.abs(change[place]).max()),
+                    clip=training.clip,
+                    clip_steps=self._parameters.clip_steps,
+                )
         return replace(state, model=model, step_exponents=exponents, least_exponents=least, optimiser=optimiser)
 
     @property

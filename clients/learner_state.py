@@ -14,14 +14,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from clients.evaluation import FederatedMetrics
+from clients.evaluation import COUNTS, FederatedMetrics
 from clients.optimisers import OptimiserState
 from clients.statistics import Standardisation
 from clients.table import Values
 from protocol.packing import Integers
 
-_HISTOGRAMS: Final = ("positive_scores", "negative_scores")
-_METRIC_NAMES: Final = tuple(a.name for a in fields(FederatedMetrics) if a.name not in _HISTOGRAMS)
+_METRIC_NAMES: Final = tuple(a.name for a in fields(FederatedMetrics) if a.name not in COUNTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,7 +63,7 @@ class LearnerState:
         if self.federated is not None:
             numbers = [getattr(self.federated, name) for name in _METRIC_NAMES]
             tensors["federated"] = np.array([math.nan if number is None else number for number in numbers])
-            for name in _HISTOGRAMS:
+            for name in COUNTS:
                 tensors[f"federated.{name}"] = np.array(getattr(self.federated, name), dtype=np.int64)
         return tensors
 
@@ -82,7 +81,7 @@ class LearnerState:
             values = tensors["federated"].tolist()
             numbers: list[Any] = [None if math.isnan(value) else value for value in values]
             named = dict(zip(_METRIC_NAMES, numbers, strict=True))
-            named |= {name: tuple(tensors[f"federated.{name}"].tolist()) for name in _HISTOGRAMS}
+            named |= {name: tuple(tensors[f"federated.{name}"].tolist()) for name in COUNTS}
             federated = FederatedMetrics(**{**named, "records": int(named["records"])})
         return cls(
             standardisation=common,

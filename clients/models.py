@@ -18,7 +18,7 @@ from protocol.terms import ModelTerms
 
 
 class Network(torch.nn.Module):
-    """Fully connected layers with ReLU between them and one logit at the end; one layer is logistic regression.
+    """Fully connected layers, the activation between them, one logit at the end; one layer is logistic regression.
 
     The parameters are not initialised; `load_values` sets them.
 
@@ -32,14 +32,23 @@ class Network(torch.nn.Module):
         widths = [inputs, *terms.hidden]
         self.hidden = torch.nn.ModuleList(_linear(fan_in, fan_out) for fan_in, fan_out in pairwise(widths))
         self.output = _linear(widths[-1], 1)
+        self._activation = quadratic if terms.activation == "quadratic" else torch.relu
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the logits, shape (n,), of features of shape (n, d)."""
         signal = features
         for layer in self.hidden:
-            signal = torch.relu(layer(signal))
+            signal = self._activation(layer(signal))
         logits: torch.Tensor = self.output(signal)
         return logits.squeeze(1)
+
+
+def quadratic(signal: torch.Tensor) -> torch.Tensor:
+    """Return h^2/8 + h/2 + 1/4 of each h, softplus up to its second order but for the constant.
+
+    A ciphertext can be squared, but neither compared nor exponentiated. (h + 2)^2/8 - 1/4 is the same.
+    """
+    return (signal * 0.125 + 0.5) * signal + 0.25
 
 
 def _linear(fan_in: int, fan_out: int) -> torch.nn.Linear:
@@ -87,6 +96,11 @@ def tensor_slices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, slice]:
         slices[name] = slice(offset, offset + math.prod(shape))
         offset += math.prod(shape)
     return slices
+
+
+def tensors_of(shapes: Mapping[str, tuple[int, ...]], values: Values) -> dict[str, Values]:
+    """Return the named tensors of a flat vector, tensors in the order of their shapes."""
+    return {name: values[place].reshape(shapes[name]) for name, place in tensor_slices(shapes).items()}
 
 
 def initial_values(terms: ModelTerms, inputs: int, seed: int) -> Values:

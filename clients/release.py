@@ -8,12 +8,13 @@ Trust: site only, and the only place that decrypts.
 
 from __future__ import annotations
 
+import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from clients.ckks import Decryptor
 from clients.keys import ONE_TIME_NONCE, EpochKeys
-from protocol.errors import RoundMismatchError, TagError
+from protocol.errors import LengthError, RoundMismatchError, TagError
 from protocol.packing import Integers
 from protocol.rounds import RoundTerms
 from protocol.tags import Tag, add_tags, tag_from_bytes, tag_of, tag_vectors
@@ -45,7 +46,11 @@ def release(
         ResidualError: The tags held but the noise is out of bounds.
     """
     check_aggregate(aggregate, terms=terms, state=state, epoch_keys=epoch_keys, own_proof=own_proof)
-    return Decryptor(epoch_keys.ckks).decrypt(aggregate.residues, [proof.seeds for proof in aggregate.proofs])
+    decryptor = Decryptor(epoch_keys.ckks)
+    if terms.is_seeded:
+        return decryptor.decrypt(aggregate.residues, [proof.seeds for proof in aggregate.proofs])
+    first, second = np.split(aggregate.residues, 2)
+    return decryptor.decrypt_expanded(first, second, sites=len(aggregate.proofs))
 
 
 def check_aggregate(
@@ -65,6 +70,8 @@ def check_aggregate(
         raise RoundMismatchError("round", expected=terms.round, got=aggregate.round)
     for proof in aggregate.proofs:
         proof.check(terms)
+    if aggregate.residues.shape != terms.sum_shape:
+        raise LengthError("polynomials of the aggregate", expected=terms.sum_shape, got=aggregate.residues.shape)
     if own_proof is not None and own_proof not in aggregate.proofs:
         raise TagError("own entry in the aggregate", expected="what this site uploaded", got="another, or none")
     tags = [_open_tag(proof, terms=terms, state=state, epoch_keys=epoch_keys) for proof in aggregate.proofs]

@@ -19,17 +19,20 @@ from markupsafe import Markup
 from clients.charts import (
     Curve,
     calibration_chart,
-    groups_of_histograms,
+    groups_of_cells,
     groups_of_scores,
     learning_chart,
     loss_chart,
     roc_chart,
 )
+from clients.epsilon import epsilon_of
+from clients.evaluation import COUNTS
 from clients.intervals import MEASURES, Resampled, resample
 from clients.learner import Learner
 from clients.membership import Membership
 from clients.report_template import REPORT_TEMPLATE
 from clients.results import METRICS, SCORES, scores_from_csv
+from clients.score_cells import LARGEST_BOUND, ScoreCells
 from clients.table import Labels, Values
 from clients.vault import Vault
 from conf.page import render_page
@@ -145,6 +148,8 @@ def write_site_report(membership: Membership, learner: Learner, run: str) -> Non
         model=_model_in_words(agreement.terms.model, len(agreement.terms.data.inputs)),
         finished=max((event["time"] for event in events), default=None),
         rounds=agreement.terms.training.rounds,
+        epsilon=epsilon_of(agreement.terms) if agreement.terms.privacy.has_noise else None,
+        delta=agreement.terms.privacy.delta,
         colluders=agreement.terms.cohort.tolerated_colluders,
         training=learner.training_table,
         held_out=learner.held_out_table,
@@ -178,7 +183,7 @@ def _measures(labels: Labels, local: Values, federated: Values) -> list[Measure]
 def _model_in_words(model: ModelTerms, inputs: int) -> str:
     kind = "neural network" if model.hidden else "logistic regression"
     widths = " and ".join(str(width) for width in model.hidden)
-    hidden = f", {widths} hidden units" if model.hidden else ""
+    hidden = f", {widths} hidden units ({model.activation})" if model.hidden else ""
     own = " and ".join("intercept" if name == "output.bias" else name for name in model.personal)
     personal = f", {own} trained here alone and never sent" if model.personal else ""
     return f"{kind}, {inputs} input{'' if inputs == 1 else 's'}{hidden}{personal}"
@@ -192,24 +197,34 @@ def _course_of_run(entries: Sequence[Entry], agreement: Agreement) -> dict[str, 
         entry["round"] - 1: entry["federation_before_round"] for entry in entries if "federation_before_round" in entry
     }
     last_round, last = max(sums.items(), default=(0, None))
-    reach = _curve(sums, "auc_bound")
+    known = {number: entry for number, entry in sums.items() if _is_known(entry, "auc")}
     charts: list[Markup] = []
     for title, key in (("AUC", "auc"), ("Brier score", "brier")):
-        here, all_sites = _curve(own, key), _curve(sums, key)
+        here, all_sites = _curve(own, key), _curve(known if key == "auc" else sums, key)
         if here or all_sites:
-            charts.append(learning_chart(title, here, all_sites, reach=reach if key == "auc" else None))
+            reach = _curve(known, "auc_bound") if key == "auc" else None
+            charts.append(learning_chart(title, here, all_sites, reach=reach))
     if sums:
         charts.append(loss_chart(_curve(sums, "loss"), _curve(sums, "training_loss")))
     calibration = None
     if last is not None:
-        groups = groups_of_histograms(last["positive_scores"], last["negative_scores"])
-        calibration = calibration_chart({"shared model": groups}, "Calibration, all sites")
+        cells = ScoreCells.of(records=last["records"], **{name: last[name] for name in COUNTS})
+        groups = groups_of_cells(cells, most_hidden=(agreement.terms.privacy.smallest_cell - 1) * len(agreement.roster))
+        if groups:
+            calibration = calibration_chart({"shared model": groups}, "Calibration, all sites")
     return {
         "curves": charts,
         "federation": last,
+        "is_known": _is_known,
+        "smallest_cell": agreement.terms.privacy.smallest_cell,
         "federation_rounds": last_round,
         "federation_calibration": calibration,
     }
+
+
+def _is_known(entry: Entry, key: str) -> bool:
+    """Return whether the patients of small cells leave a measure over all sites a number that says something."""
+    return entry[key] is not None and entry[f"{key}_bound"] <= LARGEST_BOUND
 
 
 def _curve(measures: Mapping[int, Entry], key: str) -> Curve:

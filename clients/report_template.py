@@ -23,8 +23,9 @@ REPORT_TEMPLATE: Final = """\
 {% set kinds = {"STATISTICS": "Statistics", "TRAIN": "Training", "EVALUATE": "Evaluation"} %}
 {% set contents = {
   "STATISTICS": "number of patients; per input the number of values, their sum and their sum of squares",
-  "TRAIN": "how training here changed the model; how well the model did before, as sums and counts",
-  "EVALUATE": "how well the finished model did, as sums and counts",
+  "TRAIN": "how training here changed the model" ~ ("; how well the model did before, as sums and counts"
+    if epsilon is none else ", with noise"),
+  "EVALUATE": "how well the finished model did, as sums and counts" if epsilon is none else "nothing but zeros",
 } %}
 {% set nothing = "\N{EN DASH}" %}
 
@@ -48,6 +49,15 @@ REPORT_TEMPLATE: Final = """\
 <small>{{ show(interval[0]) }} to {{ show(interval[1]) }}</small>{% endif %}</td>
 {% endmacro %}
 
+{% macro over_all(key) %}
+{% if is_known(federation, key) -%}
+{{ number(federation[key]) }}
+{%- if federation[key ~ "_bound"] | round(3) %}&nbsp;±&nbsp;{{ number(federation[key ~ "_bound"]) }}{% endif %}
+{%- else -%}
+{{ nothing if federation[key] is none else "not known (too few patients)" }}
+{%- endif %}
+{% endmacro %}
+
 {% macro tile(name, value, small) %}
 <div><dt>{{ name }}</dt><dd>{{ value }}<small>{{ small }}</small></dd></div>
 {% endmacro %}
@@ -63,9 +73,11 @@ REPORT_TEMPLATE: Final = """\
 {{ tile("Patients held out to test", held_out.records, held_out.labels.sum() ~ " positive") }}
 {% set auc = measures[0] %}
 {{ tile("AUC here, shared model", number(auc.federated.value), "own model " ~ number(auc.local.value)) }}
-{% if federation and federation.auc is not none %}
+{% if federation and is_known(federation, "auc") %}
 {{ tile("AUC over all sites", number(federation.auc),
         "± " ~ number(federation.auc_bound) ~ ", " ~ federation.records ~ " patients") }}
+{% elif federation and federation.auc is not none %}
+{{ tile("AUC over all sites", "too few", "patients in most groups to say") }}
 {% else %}
 {{ tile("AUC over all sites", nothing, "not known") }}
 {% endif %}
@@ -109,8 +121,8 @@ REPORT_TEMPLATE: Final = """\
 
 <h2>Shared model against own model</h2>
 <p>The <b class="first">shared model</b> was trained by all sites together, without any record leaving its site. The
-<b class="second">own model</b> was trained for as long on this site's patients alone. Both are judged on the same
-held-out patients, whom neither model has seen.</p>
+<b class="second">own model</b> was trained{{ " for as long" if epsilon is none }} on this site's patients alone. Both
+are judged on the same held-out patients, whom neither model has seen.</p>
 <table>
   <thead><tr>
     <th>Measure</th><th class="number">Shared model</th><th class="number">Own model</th>
@@ -151,11 +163,17 @@ is drawn on the same patients for both models.</p>
 
 <h2>All sites together</h2>
 {% if federation %}
-<p>Sums over the held-out patients of all sites, made under encryption: {{ plural(federation.records, "patient") }}, AUC
-{{ number(federation.auc) }}
-{%- if federation.auc_bound is not none %} (exact&nbsp;to&nbsp;±&nbsp;{{ number(federation.auc_bound) }}){% endif %},
-accuracy {{ number(federation.accuracy) }}, Brier score {{ number(federation.brier) }}, for the shared model after
-{{ plural(federation_rounds, "training round") }}. No site sees the part of another.</p>
+<p>Sums over the held-out patients of all sites, made under encryption: {{ plural(federation.records, "patient") }},
+AUC {{ over_all("auc") | trim }}, accuracy {{ over_all("accuracy") | trim }}, Brier score
+{{ number(federation.brier) }}, for the shared model after {{ plural(federation_rounds, "training round") }}. No site
+sees the part of another.</p>
+<p class="note">± is no estimate but a limit: each site counts its patients in
+{{ federation.positive_scores | length }} ranges of score
+{%- if smallest_cell > 1 %} and keeps every count of fewer than {{ smallest_cell }} patients to itself{% endif %}, and
+the exact figure lies within it wherever those patients stand.</p>
+{% elif epsilon is not none %}
+<p>There are no figures over all sites for this run: exact counts would undo what the noise in the model updates
+promises.</p>
 {% else %}
 <p>There are no figures over all sites for this run. Sites add their counts only while the same sites take part in every
 sum: otherwise two sums could be subtracted to learn about one site.</p>
@@ -165,7 +183,9 @@ sum: otherwise two sums could be subtracted to learn about one site.</p>
   <figure>
   {{ federation_calibration }}
   <figcaption>As above, for all sites' patients: {{ federation.positive_scores | length }} ranges of score, each drawn
-  at its middle.</figcaption>
+  at its middle
+  {%- if smallest_cell > 1 %}, without those where counts of fewer than {{ smallest_cell }} hide too much{% endif %}.
+  The vertical lines also hold wherever the patients of small counts stand.</figcaption>
   </figure>
   {% endif %}
   {% for curve in curves %}
@@ -176,7 +196,8 @@ sum: otherwise two sums could be subtracted to learn about one site.</p>
   its training patients by heart.</figcaption>
   {% else %}
   <figcaption>How the model changed from round to round
-  {%- if loop.first and federation %}; the shaded band is how exactly the AUC of all sites is known{% endif %}.
+  {%- if loop.first and federation %}; the shaded band is how exactly the AUC of all sites is known, and rounds in
+  which it hardly is are left out{% endif %}.
   </figcaption>
   {% endif %}
   </figure>
@@ -245,6 +266,15 @@ the sum over all sites taking part can be opened, by sites alone.</p>
 its public keys and the agreement when the run opened, and a short signed note without data per round.</p>
 {% else %}
 <p>No sealed update of this run left this site.</p>
+{% endif %}
+{% if epsilon is not none %}
+<div class="box">
+  <h3>Noise</h3>
+  <p>Each model update left with noise. Whatever anybody makes of all of them together, whether one patient was trained
+  with changes its odds by a factor of at most e<sup>{{ "%.2f" | format(epsilon) }}</sup> (differential privacy,
+  ε&nbsp;=&nbsp;{{ "%.2f" | format(epsilon) }} at δ&nbsp;=&nbsp;{{ "%g" | format(delta) }}). This is about the model
+  updates, given the statistics: the sums that inputs are standardised with are exact.</p>
+</div>
 {% endif %}
 <div class="box">
   <h3>What others could see of it</h3>

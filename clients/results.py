@@ -8,27 +8,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict
 from typing import Final
 
 import numpy as np
-from safetensors.numpy import save
 
 from clients.learner import Learner
 from clients.membership import Membership
-from clients.models import tensor_slices
+from clients.models import tensors_of
 from clients.run_files import Position
 from clients.statistics import Standardisation
 from clients.table import Labels, Values
 from protocol.errors import MalformedError
+from protocol.prediction.model_file import model_file
 
 MODELS: Final = "models"
 METRICS: Final = "metrics.jsonl"
 RESULT: Final = "result.json"
 SCORES: Final = "scores.csv"
 SCORE_COLUMNS: Final = ("label", "local", "federated")
-MODEL_FORMAT: Final = "cipherward.model/1"
-"""The metadata entry of a model's file; its value says in JSON what the model was made for."""
 
 
 class Results:
@@ -102,23 +99,9 @@ class Results:
         return self._learner.values(position.learner, position.personal)
 
     def _write_model(self, name: str, values: Values, standardisation: Standardisation) -> None:
-        """Write a model with everything that prediction needs, as float64 safetensors."""
-        data, model = self._terms.data, self._terms.model
-        shapes = model.tensor_shapes(len(data.inputs))
-        tensors = {tensor: values[place].reshape(shapes[tensor]) for tensor, place in tensor_slices(shapes).items()}
-        tensors |= {
-            "standardisation.mean": standardisation.mean,
-            "standardisation.deviation": standardisation.deviation,
-        }
-        description = {
-            "data": asdict(data),
-            "inputs": [given.name for given in data.inputs],
-            "model": {"kind": model.kind, "hidden": list(model.hidden), "personal": list(model.personal)},
-        }
-        # one entry: safetensors writes several in no fixed order, and equal models are to be equal files
-        metadata = {MODEL_FORMAT: json.dumps(description)}
-        contiguous = {tensor: np.ascontiguousarray(array) for tensor, array in tensors.items()}
-        self._vault.write(model_path(name), save(contiguous, metadata), is_durable=False)
+        tensors = tensors_of(self._terms.model.tensor_shapes(len(self._terms.data.inputs)), values)
+        data = model_file(self._terms, tensors, mean=standardisation.mean, deviation=standardisation.deviation)
+        self._vault.write(model_path(name), data, is_durable=False)
 
 
 def model_path(name: str) -> str:

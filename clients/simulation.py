@@ -8,6 +8,7 @@ Trust: simulation only. It sees every site's secrets while it makes them; a depl
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -16,11 +17,12 @@ import numpy as np
 from filelock import FileLock
 
 from clients.code import code_digest
-from clients.identity import Identity
-from clients.membership import TABLE, Membership
+from clients.enrolment import enrol
+from clients.membership import TABLE, commitment, pin
 from clients.partition import partition
 from clients.public_data import load_hospitals
 from clients.secret import SecretBytes
+from clients.small_numbers import check_floors
 from clients.table_file import TableFile, encode_table
 from clients.vault import LOCK_SECONDS, Vault
 from conf.schema import NATURAL, ExperimentConfig
@@ -69,6 +71,19 @@ def site_tables(experiment: ExperimentConfig) -> dict[SiteId, TableFile]:
     return {name: everybody.chosen(share.tolist()) for name, share in zip(names, shares, strict=True)}
 
 
+def check_hospitals(experiment: ExperimentConfig) -> dict[SiteId, TableFile]:
+    """Return `site_tables`, if every hospital has the patients that the agreed floors ask for.
+
+    Raises:
+        ConfigurationError: As `site_tables`.
+        DataError: A file breaks the schema, or a hospital has too few patients; names the hospital and the floor.
+    """
+    files = site_tables(experiment)
+    for name, file in files.items():
+        check_floors(encode_table(file, experiment.data), experiment.privacy, name)
+    return files
+
+
 def simulated_vault(run_directory: Path, position: int, experiment: ExperimentConfig) -> Vault:
     """Return one simulated hospital's vault; the first caller sets the whole consortium up.
 
@@ -90,6 +105,8 @@ def simulated_vault(run_directory: Path, position: int, experiment: ExperimentCo
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock", timeout=LOCK_SECONDS):
         if not (home / _READY).exists():
+            for left in filter(Path.is_dir, list(home.iterdir())):  # by a founder that was killed
+                shutil.rmtree(left)
             found_consortium(home, site_tables(experiment), experiment.terms)
             (home / _READY).touch()
     return Vault(home / names[position])
@@ -97,14 +114,12 @@ def simulated_vault(run_directory: Path, position: int, experiment: ExperimentCo
 
 def found_consortium(home: Path, tables: Mapping[SiteId, TableFile], terms: Terms) -> None:
     """Give each hospital an identity, its table, the agreement and the consortium secret, in a vault below `home`."""
-    identities = {name: Identity.generate() for name in sorted(tables)}
-    agreement = Agreement(
-        roster=tuple(identity.card(name) for name, identity in identities.items()),
-        terms=terms,
-        code_digest=code_digest(),
-    )
+    cards = [enrol(Vault(home / name), name).card for name in sorted(tables)]
     consortium_secret = SecretBytes(os.urandom(KEY_BYTES))
-    for name, identity in identities.items():
+    agreement = Agreement(
+        roster=tuple(cards), terms=terms, code_digest=code_digest(), secret_digest=commitment(consortium_secret)
+    )
+    for name, file in tables.items():
         vault = Vault(home / name)
-        vault.write(TABLE, tables[name].to_bytes(terms.data))
-        Membership.pin(vault, agreement=agreement, identity=identity, consortium_secret=consortium_secret)
+        vault.write(TABLE, file.to_bytes(terms.data))
+        pin(vault, agreement=agreement, consortium_secret=consortium_secret)

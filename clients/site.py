@@ -8,30 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from clients.identity import Identity
 from clients.learner import Learner
 from clients.membership import TABLE, Membership
 from clients.opening import Opening
 from clients.rounds import Rounds
 from clients.run_files import RunFiles
 from clients.self_check import check_backend
+from clients.small_numbers import check_floors
+from clients.start import adopt_starting_model, start_of
 from clients.table_file import read_table
 from clients.vault import Vault
-from protocol.envelope import ROUND_NUMBER, Request, pack_list, unpack_list
+from protocol.envelope import ROUND_NUMBER, Request, pack_list, unpack_list, unpack_round
 from protocol.errors import LengthError
 from protocol.handshake import RUN_BYTES
 from protocol.terms import MAX_ROUNDS
 
 Parts = Mapping[str, bytes]
 
-REQUEST_PARTS: Final[dict[Request, tuple[str, ...]]] = {
-    Request.ANNOUNCE: ("run",),
-    Request.ENTRUST: ("run", "session"),
-    Request.OPEN: ("run", "session", "secret"),
-    Request.PREPARE: ("run", "round", "aggregates"),
-    Request.UPLOAD: ("run", "call"),
-    Request.CLOSE: ("run", "aggregates"),
-}
-"""What each request carries."""
+MAX_HISTORY: Final = 2 * MAX_ROUNDS
+"""Most void notes and sums in one message: a sum of each round, and room for sites that were given up."""
 
 
 class Site:
@@ -47,9 +43,17 @@ class Site:
         check_backend(membership.agreement.parameters)
 
     @classmethod
-    def of(cls, vault: Vault) -> Site:
-        """Load the site that a vault belongs to."""
-        return cls(Membership.load(vault))
+    def of(cls, vault: Vault, identity: Identity | None = None) -> Site:
+        """Load the site that a vault belongs to.
+
+        Args:
+            vault: Its directory.
+            identity: The site's identity, if the vault keeps it under a passphrase.
+
+        Raises:
+            ConfigurationError: As `Membership.load`.
+        """
+        return cls(Membership.load(vault, identity))
 
     @property
     def membership(self) -> Membership:
@@ -61,7 +65,7 @@ class Site:
 
         Args:
             request: What is asked.
-            parts: The parts that `REQUEST_PARTS` names, as they came.
+            parts: The parts that `protocol.envelope.REQUEST_PARTS` names, as they came.
 
         Returns:
             The parts of the answer.
@@ -76,14 +80,17 @@ class Site:
             Request.OPEN: self._open,
             Request.PREPARE: self._prepare,
             Request.UPLOAD: self._upload,
+            Request.VOID: self._void,
             Request.CLOSE: self._close,
         }
         with self._membership.vault.locked():
             return handlers[request](parts)
 
     def _announce(self, parts: Parts) -> dict[str, bytes]:
+        adopt_starting_model(self._membership)  # a site that cannot begin is to be in no run
         card = Opening(self._membership, parts["run"]).handle_announce()
-        return {"card": card, "agreement": self._membership.agreement.to_bytes()}
+        next_round = ROUND_NUMBER.pack(RunFiles(self._membership.vault, parts["run"]).next_round())
+        return {"card": card, "agreement": self._membership.agreement.to_bytes(), "round": next_round}
 
     def _entrust(self, parts: Parts) -> dict[str, bytes]:
         return {"secrets": pack_list(Opening(self._membership, parts["run"]).handle_entrust(parts["session"]))}
@@ -93,17 +100,27 @@ class Site:
         return {}
 
     def _prepare(self, parts: Parts) -> dict[str, bytes]:
-        if len(parts["round"]) != ROUND_NUMBER.size:
-            raise LengthError("round number bytes", expected=ROUND_NUMBER.size, got=len(parts["round"]))
-        (round_number,) = ROUND_NUMBER.unpack(parts["round"])
-        aggregates = unpack_list(parts["aggregates"], limit=MAX_ROUNDS + 2)
-        return {"note": self._rounds(parts).handle_prepare(round_number, aggregates)}
+        history = unpack_list(parts["history"], limit=MAX_HISTORY)
+        return {"note": self._rounds(parts).handle_prepare(unpack_round(parts["round"]), history)}
 
     def _upload(self, parts: Parts) -> dict[str, bytes]:
         return {"update": self._rounds(parts).handle_upload(parts["call"])}
 
+    def _void(self, parts: Parts) -> dict[str, bytes]:
+        return {"note": self._rounds(parts).handle_void(unpack_round(parts["round"]))}
+
     def _close(self, parts: Parts) -> dict[str, bytes]:
-        return {"note": self._rounds(parts).handle_close(unpack_list(parts["aggregates"], limit=MAX_ROUNDS + 2))}
+        return {"note": self._rounds(parts).handle_close(unpack_list(parts["history"], limit=MAX_HISTORY))}
+
+    def overrule(self, run: bytes, round_number: int, site: str) -> None:
+        """Give up another site's upload, by decision of this site's people; see `Rounds.overrule`.
+
+        Raises:
+            ConfigurationError: There is no such site.
+            ProtocolError: The site is not in the run, or the round is not the one that this site stands before.
+        """
+        with self._membership.vault.locked():
+            self._rounds({"run": run}).overrule(round_number, self._membership.agreement.position(site))
 
     def _rounds(self, parts: Parts) -> Rounds:
         return Rounds(self._membership, parts["run"], lambda: self.learner(parts["run"]))
@@ -121,7 +138,8 @@ class Site:
         """Return the site's learning in a run, from its table as it was when the run began.
 
         Raises:
-            DataError: The table breaks the agreed schema; names line and column.
+            DataError: The table breaks the agreed schema, which names line and column; or it has too few patients.
+            ConfigurationError: The vault lacks the agreed starting model.
         """
         if run not in self._learners:
             self._learners[run] = self._make_learner(run)
@@ -132,8 +150,13 @@ class Site:
         table = RunFiles(member.vault, run).table()
         if table is None:
             table = read_table(member.vault.path(TABLE), member.agreement.terms.data)
+            check_floors(table, member.agreement.terms.privacy, TABLE)
         return Learner(
-            terms=member.agreement.terms, parameters=member.agreement.parameters, table=table, site=member.name
+            terms=member.agreement.terms,
+            parameters=member.agreement.parameters,
+            table=table,
+            site=member.name,
+            start=start_of(member),
         )
 
 

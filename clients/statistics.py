@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from clients.small_numbers import is_small
 from clients.table import STANDARD_RANGE, Values
 from protocol.data_terms import DataTerms
 from protocol.errors import ValueRefusedError
@@ -53,12 +54,14 @@ class Standardisation:
         return np.where(np.isnan(standard), 0.0, standard).astype(np.float32)
 
 
-def statistics_sums(features: Values, terms: DataTerms) -> dict[str, Integers]:
+def statistics_sums(features: Values, terms: DataTerms, *, smallest_cell: int) -> dict[str, Integers]:
     """Return one site's exact fields of a STATISTICS round.
 
     Args:
         features: float64 (n, d), in the columns' units; NaN where missing.
         terms: The public centre and scale of each column.
+        smallest_cell: Fewest patients who have a feature, lack it, are in a category or are not in it; where there are
+            fewer, they count with the others.
 
     Returns:
         int64 arrays: `records` (1,), and per feature `present` (d,), `sums` (d,) and `squares` (d,) of the centred and
@@ -69,12 +72,13 @@ def statistics_sums(features: Values, terms: DataTerms) -> dict[str, Integers]:
     with np.errstate(over="ignore"):  # what overflows is clipped
         standard = np.where(present, np.clip((features - centre) / scale, -STANDARD_RANGE, STANDARD_RANGE), 0.0)
     # Each value is rounded before it is added: integer sums do not depend on the order of addition.
-    return {
+    content = {
         "records": np.array([len(features)], dtype=np.int64),
         "present": present.sum(axis=0, dtype=np.int64),
         "sums": np.rint(standard * _FRACTION).astype(np.int64).sum(axis=0),
         "squares": np.rint(standard * standard * _FRACTION).astype(np.int64).sum(axis=0),
     }
+    return _without_small_cells(content, np.array([bool(given.category) for given in terms.inputs]), smallest_cell)
 
 
 def standardisation(content: Mapping[str, Integers], terms: DataTerms) -> Standardisation:
@@ -109,6 +113,29 @@ def standardisation(content: Mapping[str, Integers], terms: DataTerms) -> Standa
     is_resolved = is_used & (variance > (1.0 + 2.0 * np.abs(mean)) / _FRACTION)
     deviation = np.where(is_resolved, np.sqrt(np.where(is_resolved, variance, 1.0)), np.where(is_used, 1.0, np.inf))
     return Standardisation(mean=centre + scale * mean, deviation=scale * deviation, records=records)
+
+
+def _without_small_cells(
+    content: Mapping[str, Integers], is_category: npt.NDArray[np.bool_], smallest: int
+) -> dict[str, Integers]:
+    is_known = ~is_small(content["present"], smallest)
+    present, sums, squares = (np.where(is_known, content[name], 0) for name in ("present", "sums", "squares"))
+    # who lacks a feature counts as present with the site's mean; in a category or not, as most are: counts stay whole
+    missing = content["records"] - present
+    added = np.where((present > 0) & is_small(missing, smallest), missing, 0)
+    unit = np.where(is_category, _FRACTION, 1.0)
+    mean = np.rint(sums / np.maximum(present, 1) / unit) * unit
+    present += added
+    sums += added * mean.astype(np.int64)
+    squares += added * np.rint(mean * mean / _FRACTION).astype(np.int64)
+    ones = sums >> FRACTION_BITS
+    ones = np.where(is_small(ones, smallest), 0, np.where(is_small(present - ones, smallest), present, ones))
+    return {
+        "records": content["records"],
+        "present": present,
+        "sums": np.where(is_category, ones << FRACTION_BITS, sums),
+        "squares": np.where(is_category, ones << FRACTION_BITS, squares),
+    }
 
 
 def _public_constants(terms: DataTerms) -> tuple[Values, Values]:

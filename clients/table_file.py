@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -79,13 +79,21 @@ def read_table_file(path: Path, terms: DataTerms) -> TableFile:
     Raises:
         DataError: It cannot be read, is not CSV, or has other columns than the schema.
     """
+    return parse_table_file(read_content(path), path.name, terms)
+
+
+def read_content(path: Path) -> bytes:
+    """Read a table's bytes.
+
+    Raises:
+        DataError: It cannot be read, or is too large.
+    """
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
             raise DataError(f"{path.name}: larger than {MAX_TABLE_BYTES} bytes")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path.name}: {error.strerror}") from error
-    return parse_table_file(content, path.name, terms)
 
 
 def parse_table_file(content: bytes, name: str, terms: DataTerms) -> TableFile:
@@ -94,7 +102,7 @@ def parse_table_file(content: bytes, name: str, terms: DataTerms) -> TableFile:
     Raises:
         DataError: Not UTF-8, not CSV, without rows, or with other columns than the schema.
     """
-    numbered = _csv_rows(content, name)
+    numbered = csv_rows(content, name)
     if not numbered:
         raise DataError(f"{name}: the file is empty")
     wanted = _column_names(terms)
@@ -117,33 +125,72 @@ def encode_table(file: TableFile, terms: DataTerms) -> Table:
     Raises:
         DataError: Cells break the schema; names the first of them by line and column.
     """
-    complaints: list[tuple[int, str]] = []
+    features, complaints = encode_inputs(file, terms)
+    cells, too_long = _cells(file, -1)
+    labels, bad = _encode_label(cells, terms.label, terms.missing)
+    complaints += [(row, f"column {terms.label.name!r}: {what}") for row, what in too_long + bad]
+    if complaints:
+        shown = [f"line {file.lines[row]}, {what}" for row, what in sorted(complaints)[:MAX_REPORTED]]
+        more = len(complaints) - len(shown)
+        raise DataError(f"{file.name}, " + "; ".join(shown) + (f"; and {more} more" if more else ""))
+    for column, numbers in _number_columns(features, terms):
+        _check_scale(numbers[~np.isnan(numbers)], column)
+    return Table(features=features, labels=labels)
+
+
+def encode_inputs(file: TableFile, terms: DataTerms) -> tuple[Values, Complaints]:
+    """Make the model's inputs of the rows, and tell of the cells that break the schema.
+
+    Returns:
+        float64 (n, d), in the columns' units, NaN where missing or broken; and the complaints.
+    """
+    complaints: Complaints = []
     inputs: list[Values] = []
     for at, column in enumerate(terms.columns):
         if column.kind == "ignored":
             continue
         encode = _encode_number if column.kind == "number" else _encode_category
-        features, bad = encode(_cells(file, at, column.name), column, terms.missing)
+        cells, too_long = _cells(file, at)
+        features, bad = encode(cells, column, terms.missing)
         inputs += features
-        complaints += [(row, f"column {column.name!r}: {what}") for row, what in bad]
-    labels, bad = _encode_label(_cells(file, -1, terms.label.name), terms.label, terms.missing)
-    complaints += [(row, f"column {terms.label.name!r}: {what}") for row, what in bad]
-    if complaints:
-        shown = [f"line {file.lines[row]}, {what}" for row, what in sorted(complaints)[:MAX_REPORTED]]
-        more = len(complaints) - len(shown)
-        raise DataError(f"{file.name}, " + "; ".join(shown) + (f"; and {more} more" if more else ""))
-    return Table(features=np.column_stack(inputs), labels=labels)
+        complaints += [(row, f"column {column.name!r}: {what}") for row, what in too_long + bad]
+    return np.column_stack(inputs), complaints
 
 
-def _cells(file: TableFile, at: int, column: str) -> Cells:
+def far_values(features: Values, terms: DataTerms) -> Complaints:
+    """Tell of numbers that are so far from their column's public centre that the model would be given a clipped one.
+
+    Args:
+        features: float64 (n, d), as of `encode_inputs`.
+        terms: The schema.
+    """
+    return [
+        (row, f"column {column.name!r}: more than {STANDARD_RANGE:g} scales from its centre; is it in the right unit?")
+        for column, numbers in _number_columns(features, terms)
+        for row in np.flatnonzero(_is_far(numbers, column)).tolist()
+    ]
+
+
+def _number_columns(features: Values, terms: DataTerms) -> Iterator[tuple[ColumnTerms, Values]]:
+    columns = {column.name: column for column in terms.columns}
+    for at, given in enumerate(terms.inputs):
+        if not given.category:
+            yield columns[given.column], features[:, at]
+
+
+def _cells(file: TableFile, at: int) -> tuple[Cells, Complaints]:
+    """Return a column's cells; those that are too long are left out, and told of."""
     texts = [row[at].strip() for row in file.rows]
-    if len(max(texts, key=len)) > MAX_CELL_CHARACTERS:
-        line = next(line for line, text in zip(file.lines, texts, strict=True) if len(text) > MAX_CELL_CHARACTERS)
-        raise DataError(f"{file.name}, line {line}, column {column!r}: longer than {MAX_CELL_CHARACTERS} characters")
-    return np.array(texts, dtype=np.str_)
+    too_long = [row for row, text in enumerate(texts) if len(text) > MAX_CELL_CHARACTERS]
+    for row in too_long:
+        texts[row] = ""
+    return np.array(texts, dtype=np.str_), [(row, f"longer than {MAX_CELL_CHARACTERS} characters") for row in too_long]
 
 
-Encoded: TypeAlias = tuple[list[Values], list[tuple[int, str]]]
+Complaints: TypeAlias = list[tuple[int, str]]
+"""Rows, from 0, and what is wrong there."""
+
+Encoded: TypeAlias = tuple[list[Values], Complaints]
 """A column's inputs, each of shape (n,), and the rows that break the schema with what is wrong there."""
 
 
@@ -154,20 +201,23 @@ def _encode_number(cells: Cells, column: ColumnTerms, missing: tuple[str, ...]) 
     bad = [(row, "not a number") for row in np.flatnonzero(~is_missing & np.isnan(numbers)).tolist()]
     between = f"{column.minimum:g}..{column.maximum:g}"
     bad += [(row, f"outside {between}") for row in np.flatnonzero(outside).tolist()]
-    if not bad:
-        _check_scale(numbers[~is_missing], column)
-    return [np.where(is_missing, math.nan, numbers)], bad
+    return [np.where(is_missing | outside, math.nan, numbers)], bad
 
 
 def _check_scale(numbers: Values, column: ColumnTerms) -> None:
     """Refuse a column in another unit than its public centre and scale: clipping would leave nothing of it."""
-    centre, scale = column.centre or 0.0, column.scale or 1.0
-    far = np.abs(numbers - centre) > STANDARD_RANGE * scale
+    far = _is_far(numbers, column)
     if len(numbers) and far.mean() > MAX_FAR_SHARE:
         raise DataError(
             f"column {column.name!r}: {far.mean():.0%} of its values are more than {STANDARD_RANGE:g} scales from its "
-            f"centre {centre:g}; are they in the unit that the schema means?"
+            f"centre {column.centre:g}; are they in the unit that the schema means?"
         )
+
+
+def _is_far(numbers: Values, column: ColumnTerms) -> npt.NDArray[np.bool_]:
+    centre, scale = column.centre or 0.0, column.scale or 1.0
+    far: npt.NDArray[np.bool_] = np.abs(numbers - centre) > STANDARD_RANGE * scale  # of NaN this is not true
+    return far
 
 
 def _encode_category(cells: Cells, column: ColumnTerms, missing: tuple[str, ...]) -> Encoded:
@@ -179,7 +229,7 @@ def _encode_category(cells: Cells, column: ColumnTerms, missing: tuple[str, ...]
     return inputs, [(row, "a category that the schema does not know") for row in np.flatnonzero(unknown).tolist()]
 
 
-def _encode_label(cells: Cells, terms: LabelTerms, missing: tuple[str, ...]) -> tuple[Labels, list[tuple[int, str]]]:
+def _encode_label(cells: Cells, terms: LabelTerms, missing: tuple[str, ...]) -> tuple[Labels, Complaints]:
     numbers = _numbers(cells)
     is_missing = _is_one_of(cells, numbers, ("", *missing))
     if terms.positive_above is None:
@@ -209,8 +259,12 @@ def _is_one_of(cells: Cells, numbers: Values, codes: Iterable[str]) -> npt.NDArr
     return found
 
 
-def _csv_rows(content: bytes, name: str) -> list[tuple[int, list[str]]]:
-    """Return each row that is not blank, with its line number as an editor shows it."""
+def csv_rows(content: bytes, name: str) -> list[tuple[int, list[str]]]:
+    """Return each row that is not blank, with its line number as an editor shows it.
+
+    Raises:
+        DataError: Not UTF-8, or not CSV.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

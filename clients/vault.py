@@ -84,7 +84,7 @@ class Vault:
         """
         path = self.path(name)
         self._make_private(path.parent)
-        partial = path.with_name(f".{path.name}.partial")
+        partial = _partial(path)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _SECRET_MODE)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -117,8 +117,9 @@ class Vault:
         self.write(name, secret.reveal())
 
     def delete(self, name: str) -> None:
-        """Remove a file if it is there."""
-        self.path(name).unlink(missing_ok=True)
+        """Remove a file if it is there, and what a crash may have left of its next content."""
+        for path in (self.path(name), _partial(self.path(name))):
+            path.unlink(missing_ok=True)
 
     def append(self, name: str, entry: dict[str, object], *, is_durable: bool = False) -> None:
         """Append one JSON line."""
@@ -151,6 +152,10 @@ class Vault:
         """Write one line of the site's own log: never values, keys or records. Long texts, a peer's, are cut."""
         short = {name: field[:_LONGEST_TEXT] if isinstance(field, str) else field for name, field in fields.items()}
         self.append("events.jsonl", {"event": event, "time": round(time.time(), 3), **short})
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def _sync_directory(directory: Path) -> None:

@@ -10,6 +10,7 @@ from conf.composition import (
     from_run_config,
     from_yaml,
     register,
+    run_config,
     to_yaml,
 )
 from conf.schema import DataConfig, ExperimentConfig, FederationConfig, SourceConfig
@@ -25,5 +26,6 @@ __all__ = [
     "from_run_config",
     "from_yaml",
     "register",
+    "run_config",
     "to_yaml",
 ]

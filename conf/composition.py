@@ -30,6 +30,9 @@ MAX_YAML_CHARACTERS: Final = 1 << 16
 MAX_VALUE_CHARACTERS: Final = 200
 """Longest texts that are taken from a run config."""
 
+_NO_OVERRIDES: Final = ("hydra", "run", "terms")
+"""Keys of a run config that stand for no override."""
+
 _RUN_CONFIG_KEY: Final = re.compile(r"[a-z_]+(\.[a-z_]+)*")
 _GROUPS: Final = (*(group.name for group in fields(ExperimentConfig)), "experiment")
 _OPTION: Final = re.compile(r"[a-z0-9_]+")
@@ -103,12 +106,26 @@ def from_yaml(text: str) -> ExperimentConfig:
     return from_hydra(config)
 
 
+def run_config(config: ExperimentConfig) -> dict[str, str]:
+    """Return the run config of an experiment; `from_run_config` gives back an equal one.
+
+    Returns:
+        `hydra`, the experiment as YAML, and `terms`, the digest of what the agreement pins: sites compare it with
+        their own before they parse anything.
+
+    Raises:
+        ConfigurationError: As `to_yaml`.
+    """
+    return {"hydra": to_yaml(config), "terms": config.terms.digest}
+
+
 def from_run_config(run_config: Mapping[str, str | int | float | bool]) -> ExperimentConfig:
     """Turn Flower's run config into a checked experiment.
 
     Args:
         run_config: If `hydra` is not empty, it is the whole experiment as YAML and nothing else counts. Otherwise each
-            key "a.b" with a value that is not empty stands for the Hydra override "a.b=value".
+            key "a.b" with a value that is not empty stands for the Hydra override "a.b=value"; `run` and `terms` say
+            nothing about the experiment.
 
     Raises:
         ConfigurationError: As `compose` and `from_yaml`; names the key.
@@ -131,7 +148,7 @@ def _from_run_config(run_config: tuple[tuple[str, str | int | float | bool], ...
         return from_yaml(whole)
     overrides = []
     for key, value in run_config:
-        if value == "":
+        if value == "" or key in _NO_OVERRIDES:
             continue
         if not _RUN_CONFIG_KEY.fullmatch(key) or key.split(".")[0] not in _GROUPS:
             raise ConfigurationError(f"run config: {key!r} is not below one of {', '.join(_GROUPS)}")

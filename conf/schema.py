@@ -12,6 +12,7 @@ from protocol.checks import check_choice, check_range
 from protocol.data_terms import DataTerms
 from protocol.errors import ConfigurationError
 from protocol.parameters import MAX_SITES
+from protocol.privacy_terms import PrivacyTerms
 from protocol.terms import CohortTerms, CryptoTerms, ModelTerms, Terms, TrainingTerms
 
 NATURAL = "natural"
@@ -124,6 +125,7 @@ class ExperimentConfig:
     model: ModelTerms = field(default_factory=ModelTerms)
     strategy: TrainingTerms = field(default_factory=TrainingTerms)
     crypto: CryptoTerms = field(default_factory=CryptoTerms)
+    privacy: PrivacyTerms = field(default_factory=PrivacyTerms)
     federation: FederationConfig = field(default_factory=FederationConfig)
 
     def __post_init__(self) -> None:
@@ -133,6 +135,7 @@ class ExperimentConfig:
                 f"federation.sites = {federation.sites}, but data {self.data.name!r} has {sources} hospitals of its "
                 f"own for federation.partition = {NATURAL}"
             )
+        _ = self.terms  # which check themselves against each other
 
     @property
     def terms(self) -> Terms:
@@ -143,4 +146,5 @@ class ExperimentConfig:
             training=self.strategy,
             crypto=self.crypto,
             cohort=self.federation.cohort,
+            privacy=self.privacy,
         )

@@ -1,6 +1,6 @@
 """The agreement: what every site pins before it takes part, and what every signature and key is bound to.
 
-Trust: public. The consortium secret P, which the sites also share, is never in it.
+Trust: public. The consortium secret P, which the sites also share, is never in it; a commitment to P is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Final, NewType
 
 from cryptography.exceptions import InvalidSignature
@@ -19,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from protocol.errors import CohortError, ConfigurationError, LengthError, MalformedError, SignatureError
 from protocol.packing import PackingPlan, RoundKind, packing_plan
 from protocol.parameters import MAX_SITES, CkksParameters, advise
-from protocol.schedule import digest
+from protocol.schedule import DIGEST_BYTES, digest
 from protocol.terms import Terms
 
 SiteId = NewType("SiteId", str)
@@ -28,8 +29,13 @@ SiteId = NewType("SiteId", str)
 Cohort = tuple[int, ...]
 """Roster positions of the sites in one sum, ascending."""
 
+FIRST_EPOCH: Final = 1
+"""Key epoch that a run opens with."""
+
 MAX_AGREEMENT_BYTES: Final = 1 << 20
+_signing_key, _exchange_key = attrgetter("signing_key"), attrgetter("exchange_key")
 _PUBLIC_KEY_BYTES: Final = 32
+_HEX_DIGITS: Final = frozenset("0123456789abcdef")
 _NAME: Final = re.compile(r"[a-z0-9-]{1,64}")  # a file name, and in one case, because some file systems know only one
 
 
@@ -48,10 +54,10 @@ class SiteCard:
     exchange_key: str
 
     def __post_init__(self) -> None:
-        if not (_NAME.fullmatch(self.name) and self.name.strip("-")):
+        if not is_site_name(self.name):
             raise ConfigurationError("a site's name needs 1..64 lower-case letters, digits or hyphens")
         for key in (self.signing_key, self.exchange_key):
-            if len(key) != 2 * _PUBLIC_KEY_BYTES or set(key) - set("0123456789abcdef"):
+            if len(key) != 2 * _PUBLIC_KEY_BYTES or set(key) - _HEX_DIGITS:
                 raise ConfigurationError(f"site {self.name}: a public key is not 64 lower-case hex digits")
 
     def verify(self, signature: bytes, message: bytes) -> None:
@@ -74,23 +80,33 @@ class Agreement:
         roster: Cards of all sites, by ascending name.
         terms: Data, model, training, precision, cohort rules.
         code_digest: SHA-256 over the code that a site runs, hex.
+        secret_digest: What commits to the consortium secret and says nothing about it, hex.
+        start: What tells the sites, and nobody else, which model the run begins from: an HMAC under the consortium
+            secret, hex. Empty for the public initial model.
     """
 
     roster: tuple[SiteCard, ...]
     terms: Terms
     code_digest: str
+    secret_digest: str
+    start: str = ""
 
     def __post_init__(self) -> None:
         names = [card.name for card in self.roster]
         if names != sorted(set(names)):
             raise ConfigurationError("the roster is not in order of name, or names a site twice")
-        if len({card.signing_key for card in self.roster}) != len(names):
+        if any(len({key(card) for card in self.roster}) != len(names) for key in (_signing_key, _exchange_key)):
             raise ConfigurationError("two sites of the roster share a key")
         if not self.terms.cohort.smallest_cohort <= len(names) <= MAX_SITES:
             raise ConfigurationError(
                 f"the roster has {len(names)} sites; the agreement allows {self.terms.cohort.smallest_cohort}.."
                 f"{MAX_SITES}"
             )
+        for name in ("code_digest", "secret_digest"):
+            if not _is_hex_digest(getattr(self, name)):
+                raise ConfigurationError(f"the agreement's {name} is not 64 lower-case hex digits")
+        if self.start and not _is_hex_digest(self.start):
+            raise ConfigurationError("the agreement's start is not 64 lower-case hex digits, nor empty")
 
     @cached_property
     def digest(self) -> bytes:
@@ -128,6 +144,16 @@ class Agreement:
         """Number of the evaluation round, which ends the run."""
         return self.terms.training.rounds + 1
 
+    def epoch_of(self, round_number: int) -> int:
+        """Return the key epoch of a round, from 1; what comes after the last round belongs to its epoch.
+
+        Raises:
+            MalformedError: The run has no such round.
+        """
+        self.round_kind(min(round_number, self.last_round))
+        every = self.terms.crypto.epoch_rounds
+        return FIRST_EPOCH + (min(round_number, self.last_round) // every if every else 0)
+
     def position(self, name: str) -> int:
         """Return a site's place in the roster.
 
@@ -159,9 +185,24 @@ class Agreement:
         if len(cohort) < smallest:
             raise CohortError("cohort size", expected=f"at least {smallest}", got=len(cohort))
 
+    def is_seeded(self, sites: int) -> bool:
+        """Return whether the sum of so many sites goes down with their seeds, else with its second polynomials."""
+        return sites <= self.terms.crypto.largest_seeded_cohort
+
+    def sum_shape(self, kind: RoundKind, sites: int) -> tuple[int, int]:
+        """Return the shape of a sum's residues, which is also what a tag covers.
+
+        (ciphertexts, N) for first polynomials alone, (2 ciphertexts, N) with the second ones below them.
+        """
+        rows, columns = self.plan(kind).shape
+        return (rows if self.is_seeded(sites) else 2 * rows), columns
+
     def to_bytes(self) -> bytes:
-        """Encode as canonical JSON."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        """Encode as canonical JSON; it says where the run begins only if that is not the public initial model."""
+        content = asdict(self)
+        if not self.start:
+            del content["start"]
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Agreement:
@@ -187,6 +228,15 @@ class Agreement:
             values=values,
             security_bits=crypto.security_bits,
         ).parameters
+
+
+def is_site_name(text: str) -> bool:
+    """Return whether a text can be a site's name: 1..64 lower-case letters, digits or hyphens, not hyphens alone."""
+    return _NAME.fullmatch(text) is not None and text.strip("-") != ""
+
+
+def _is_hex_digest(text: str) -> bool:
+    return len(text) == 2 * DIGEST_BYTES and not set(text) - _HEX_DIGITS
 
 
 _PARSER = TypeAdapter(Agreement)

@@ -8,8 +8,9 @@ Trust: public on both sides.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 
 from protocol.checks import check_choice, check_range, keep_floats
 from protocol.errors import ConfigurationError
@@ -30,9 +31,12 @@ def number_of(text: str) -> float:
 def _check_codes(key: str, *groups: tuple[str, ...]) -> None:
     """Raise if a code stands twice in the groups together, as text or, like 1 and 1.0, as a number."""
     codes = [code for group in groups for code in group]
-    values = [code if math.isnan(number_of(code)) else number_of(code) for code in codes]
-    if "" in codes or len(set(values)) != len(values):
+    if "" in codes or len(_meanings(codes)) != len(codes):
         raise ConfigurationError(f"{key}: a code is empty, or two mean the same")
+
+
+def _meanings(codes: Iterable[str]) -> set[str | float]:
+    return {code if math.isnan(number := number_of(code)) else number for code in codes}
 
 
 def _stripped(codes: tuple[str, ...]) -> tuple[str, ...]:
@@ -194,13 +198,20 @@ class DataTerms:
         inputs = [given.name for given in self.inputs]
         if len(set(inputs)) != len(inputs):
             raise ConfigurationError("data.columns: a column is named like a category of another")
-        for column in self.columns:
-            if column.categories:
-                _check_codes(
-                    f"data.missing and data.columns[{column.name}].categories", self.missing, column.categories
-                )
+        self._check_missing_in_categories()
         if self.label.positive_above is None:
             _check_codes("data.missing and data.label", self.missing, self.label.negative, self.label.positive)
+
+    def _check_missing_in_categories(self) -> None:
+        with_categories = [column for column in self.columns if column.categories]
+        if with_categories:
+            _check_codes("data.missing", self.missing)
+        missing = _meanings(self.missing)  # once: there may be many
+        for column in with_categories:
+            if not missing.isdisjoint(_meanings(column.categories)):
+                raise ConfigurationError(
+                    f"data.missing and data.columns[{column.name}].categories: a code is empty, or two mean the same"
+                )
 
     @property
     def inputs(self) -> tuple[InputTerms, ...]:
@@ -208,6 +219,6 @@ class DataTerms:
         return _inputs(self.columns)
 
 
-@cache
+@lru_cache(maxsize=8)  # whoever publishes a model to a service makes the schema up
 def _inputs(columns: tuple[ColumnTerms, ...]) -> tuple[InputTerms, ...]:
     return tuple(given for column in columns if column.kind != "ignored" for given in column.inputs)

@@ -24,8 +24,14 @@ FederationError
 │   ├── SecondUploadError       one state, two different uploads: refused for ever
 │   ├── SealError               a sealed secret that does not open
 │   ├── TagError                an aggregate that is not the sum of what the cohort signed
+│   ├── ReleaseError            a model that its sites have not all decided to hand out, as it is and for one purpose
+│   │   ├── ReleaseIncompleteError
+│   │   ├── ModelMismatchError
+│   │   └── PurposeMismatchError
 │   ├── ResidualError           a verified aggregate whose noise is out of bounds
+│   ├── AnswerRefusedError      encrypted scores that are wrong for patients whose scores are known
 │   └── PeerRefusedError        the other side refused, and does not say why
+├── ServiceError                the prediction service refused, or could not be reached
 ├── RunFailedError              a run ended without a result
 │   └── RunPausedError          an upload is missing; the run waits for people
 └── SecretMaterialError         a secret where none may be: stop
@@ -63,6 +69,22 @@ class ValueRefusedError(FederationError):
 
 class SecretMaterialError(FederationError):
     """Secret material reached a place where none may be."""
+
+
+class ServiceError(FederationError):
+    """The prediction service refused a request, or could not be reached.
+
+    Args:
+        title: What it said, or a text of our own.
+        status: Of HTTP; 0 if there was no answer.
+        cause: The last part of the problem's type, such as "unknown-key"; empty if it gave none.
+    """
+
+    def __init__(self, title: str, *, status: int = 0, cause: str = "") -> None:
+        self.title = title
+        self.status = status
+        self.cause = cause
+        super().__init__(f"the prediction service: {title}" + (f" ({status})" if status else ""))
 
 
 class RunFailedError(FederationError):
@@ -170,8 +192,28 @@ class TagError(ProtocolError):
     """An aggregate that is not the sum of what its cohort tagged."""
 
 
+class ReleaseError(ProtocolError):
+    """A model without its sites' decision to hand it out."""
+
+
+class ReleaseIncompleteError(ReleaseError):
+    """A site has not decided."""
+
+
+class ModelMismatchError(ReleaseError):
+    """A decision about another model's file."""
+
+
+class PurposeMismatchError(ReleaseError):
+    """Sites have decided for different purposes."""
+
+
 class ResidualError(ProtocolError):
     """A verified aggregate whose decryption noise exceeds what honest ciphertexts can carry."""
+
+
+class AnswerRefusedError(ProtocolError):
+    """An answer that gives patients whose scores are known other scores."""
 
 
 class PeerRefusedError(ProtocolError):

@@ -21,8 +21,6 @@ from protocol.errors import (
 from protocol.schedule import digest, frame
 
 RUN_BYTES: Final = 16
-FIRST_EPOCH: Final = 1
-"""Key epoch that a run opens with."""
 _CARD = struct.Struct("<4sHxx16s32s32s32s64s")
 _CARD_MAGIC: Final = b"CWK1"
 _SECRET = struct.Struct("<4sHHI32s32s48s32s64s")
@@ -111,6 +109,10 @@ class Session:
         """Roster positions of the sites in the run."""
         return tuple(card.site for card in self.cards)
 
+    def others(self, site: int) -> tuple[int, ...]:
+        """Return the roster positions of all sites of the run but one, ascending."""
+        return tuple(other for other in self.sites if other != site)
+
     @property
     def steward(self) -> int:
         """The site that draws the epoch secret: the first of the roster in the run."""
@@ -155,8 +157,11 @@ class Session:
 
         Raises:
             CohortError: Fewer sites than the smallest cohort, or not in order.
+            MalformedError: Two cards hold the same key.
         """
         agreement.check_cohort([card.site for card in cards])
+        if len({card.exchange_key for card in cards}) != len(cards):  # two pairs would share their masks' keys
+            raise MalformedError("exchange keys of the session", expected="one for each site", got="two that are equal")
         return cls(cards=tuple(cards))
 
 

@@ -33,7 +33,7 @@ MODULI: Final[dict[tuple[int, int], int]] = {
 }
 """(ring degree, bits) -> the largest prime of that length that is 1 mod 2N, as SEAL's CoeffModulus.Create picks it."""
 
-MODULUS_CEILING_BITS: Final[dict[int, dict[int, int]]] = {128: {2048: 53, 4096: 106}}
+MODULUS_CEILING_BITS: Final[dict[int, dict[int, int]]] = {128: {2048: 53, 4096: 106, 8192: 214}}
 """Security level -> ring degree -> largest log2 q with ternary secrets.
 
 Source: Bossuat et al., Security Guidelines for Implementing Homomorphic Encryption (2024), table 5.2. SEAL's own table

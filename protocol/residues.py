@@ -22,6 +22,11 @@ _SHORT_BITS = 32
 _BLOCK = 1 << 16  # words
 
 
+def residue_type(modulus_bits: int) -> np.dtype[np.unsignedinteger]:
+    """Return the type in which residues of a modulus are held: uint32 up to 32 bits, else uint64."""
+    return np.dtype(np.uint32 if modulus_bits <= _SHORT_BITS else np.uint64)
+
+
 def pack_residues(residues: Residues, width: int) -> bytes | memoryview:
     """Write each residue in `width` bytes.
 
@@ -84,11 +89,11 @@ def check_residues(residues: Residues, modulus: int) -> None:
 
 
 class ResidueSum:
-    """A running sum mod q, reduced once at the end; memory is about one update, however many are added.
+    """A running sum mod q; memory is about one update, however many are added.
 
-    32-bit residues are added in 32-bit words, with a byte beside each that counts the carries: half the memory of
-    64-bit words, and less time. 24-bit residues in 32-bit words and 40-bit ones in 64-bit words cannot overflow with
-    the largest cohort, so their carries stay 0.
+    32-bit residues are added in 32-bit words, whose carries are folded in at once, block by block: half the memory of
+    64-bit words, and less time. 24-bit residues in 32-bit words and 40-bit ones in 64-bit words do not overflow,
+    however many sites there are.
 
     Args:
         modulus: q.
@@ -100,46 +105,42 @@ class ResidueSum:
         self._modulus = modulus
         self._bits = bits
         self._shape = shape
-        self._dtype = np.dtype(np.uint32 if bits <= _SHORT_BITS else np.uint64)
+        self._dtype = residue_type(bits)
         self._words: Residues | None = None
-        self._carries = np.zeros(shape[0] * shape[1], dtype=np.uint8)
 
     def add(self, residues: Residues) -> None:
         """Add checked residues of the sum's shape; at most 255 times."""
         addend = residues.astype(self._dtype, copy=False).reshape(-1)
         if self._words is None:
             self._words = addend.copy()
-            return
-        scratch = np.empty(_BLOCK, dtype=np.bool_)
-        for block in _blocks(addend.size):
-            words, terms = self._words[block], addend[block]
-            words += terms
-            carried = np.less(words, terms, out=scratch[: words.size])
-            self._carries[block] += carried.view(np.uint8)
+        elif self._bits == _SHORT_BITS:
+            self._add_mod_q(self._words, addend)
+        else:
+            self._words += addend
 
     def reduce(self) -> Residues:
         """Reduce the sum mod q in place and return it, shape (ciphertexts, N); a later `add` changes it."""
         if self._words is None:
-            self._words = np.zeros(self._carries.size, dtype=self._dtype)
+            self._words = np.zeros(self._shape[0] * self._shape[1], dtype=self._dtype)
         if self._bits == _SHORT_BITS:
-            self._fold_carries(self._words)
+            scratch = np.empty(_BLOCK, dtype=np.uint32)
+            for block in _blocks(self._words.size):
+                words = self._words[block]
+                # the subtraction wraps to a larger word where words < q
+                np.minimum(words, np.subtract(words, np.uint32(self._modulus), out=scratch[: words.size]), out=words)
         else:
             self._words %= self._dtype.type(self._modulus)
         return self._words.reshape(self._shape)
 
-    def _fold_carries(self, all_words: Residues) -> None:
-        # a carry is worth 2^32, which is 2^32 - q mod q
-        modulus, carry_worth = np.uint32(self._modulus), np.uint32((1 << _SHORT_BITS) - self._modulus)
-        scratch = np.empty(_BLOCK, dtype=np.uint32)
+    def _add_mod_q(self, all_words: Residues, addend: Residues) -> None:
+        # a carry is worth 2^32, which is 2^32 - q mod q; adding that carries no more, because the addend is below q
+        carry_worth = np.uint32((1 << _SHORT_BITS) - self._modulus)
+        carries, folded = np.empty(_BLOCK, dtype=np.bool_), np.empty(_BLOCK, dtype=np.uint32)
         for block in _blocks(all_words.size):
-            words, carries = all_words[block], self._carries[block]
-            folded = np.multiply(carries, carry_worth, out=scratch[: words.size])
-            words += folded
-            np.less(words, folded, out=carries.view(np.bool_))  # carries once more, and then the word is small
-            words += np.multiply(carries, carry_worth, out=folded)
-            # the subtraction wraps to a larger word where words < q
-            np.minimum(words, np.subtract(words, modulus, out=folded), out=words)
-        self._carries[:] = 0
+            words, terms = all_words[block], addend[block]
+            words += terms
+            carried = np.less(words, terms, out=carries[: words.size])
+            words += np.multiply(carried.view(np.uint8), carry_worth, out=folded[: words.size])
 
 
 def _blocks(size: int) -> Iterator[slice]:

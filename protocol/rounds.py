@@ -139,6 +139,16 @@ class RoundTerms:
         return self.agreement.plan(self.kind)
 
     @property
+    def is_seeded(self) -> bool:
+        """Whether the sum goes down with the sites' seeds, else with its second polynomials; both sides know before."""
+        return self.agreement.is_seeded(len(self.cohort))
+
+    @property
+    def sum_shape(self) -> tuple[int, int]:
+        """Shape of the sum's residues, which is also what a tag covers."""
+        return self.agreement.sum_shape(self.kind, len(self.cohort))
+
+    @property
     def tag_vectors(self) -> int:
         """L, secret vectors per tag."""
         return tag_vector_count(self.agreement.parameters)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from protocol.agreement import Cohort
 from protocol.packing import Integers
 from protocol.schedule import authenticate, digest
 
@@ -35,6 +36,18 @@ def next_state(state: bytes, exact_sum: Integers, shared: bytes) -> bytes:
         shared: Digest of shared model and optimiser state after applying it.
     """
     return digest("state/next", state, np.ascontiguousarray(exact_sum, dtype="<i8").tobytes(), shared)
+
+
+def voided_state(state: bytes, voided: Cohort) -> bytes:
+    """Return the state in which a round's updates are made once the uploads of some sites were given up.
+
+    Masks for a cohort without those sites need a state of their own: there is one upload per state.
+
+    Args:
+        state: The state that the round began in.
+        voided: Roster positions of the sites whose uploads were given up, ascending; without any, the state stays.
+    """
+    return digest("state/voided", state, *voided) if voided else state
 
 
 def state_mac(group_key: bytes, state: bytes) -> bytes:

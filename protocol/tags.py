@@ -3,6 +3,9 @@
 A tag is an inner product with secret uniform vectors; an altered sum passes with probability q^-L. Tags travel sealed,
 because in the clear t_2 c_1 - t_1 c_2 would pass.
 
+What a tag covers are the residues that the provider sends down: the first polynomials, and in large cohorts the second
+ones below them. A second polynomial that the provider could choose would give it the CKKS key.
+
 Trust: sites call it with keys of the epoch; the provider relays sealed tags and can neither read nor make one.
 """
 
@@ -31,22 +34,22 @@ def tag_vector_count(parameters: CkksParameters) -> int:
     return -(-_SOUNDNESS_BITS // parameters.modulus_bits)
 
 
-def tag_vectors(key: bytes, parameters: CkksParameters, ciphertexts: int) -> list[Residues]:
+def tag_vectors(key: bytes, parameters: CkksParameters, rows: int) -> list[Residues]:
     """Expand the secret vectors of one sum.
 
     Args:
         key: One-time key of this sum's context.
         parameters: CKKS parameters.
-        ciphertexts: Rows of the vectors.
+        rows: Polynomials that the tag covers.
 
     Returns:
-        L arrays of shape (ciphertexts, N).
+        L arrays of shape (rows, N).
     """
     count = tag_vector_count(parameters)
-    shape = (count, ciphertexts, parameters.ring_degree)
+    shape = (count, rows, parameters.ring_degree)
     flat = uniform_residues(
         key,
-        count=count * ciphertexts * parameters.ring_degree,
+        count=count * rows * parameters.ring_degree,
         modulus=parameters.modulus,
         bits=parameters.modulus_bits,
     )
@@ -60,7 +63,7 @@ def tag_of(vectors: Sequence[Residues], residues: Residues, parameters: CkksPara
 
     Args:
         vectors: From `tag_vectors`.
-        residues: Shape (ciphertexts, N), below q.
+        residues: Shape (rows, N), below q.
         parameters: CKKS parameters.
     """
     row_bits = parameters.ring_degree.bit_length() - 1

@@ -1,8 +1,15 @@
 """Sealed updates and encrypted aggregates, in a wire format of our own.
 
-An update is `header | residues | seeds | checksum | tag | signature`, an aggregate `head | residues | proofs`, where a
-proof is an update without its residues. All lengths follow from the round's terms, so they are checked before anything
-is read; residues are checked in NumPy. SEAL never sees these bytes.
+An update is `header | residues | seeds | checksum | tag | signature`; its residues are first polynomials, its seeds
+stand for the second ones. An aggregate has one of two forms, by the size of its cohort and the agreement's
+`largest_seeded_cohort`:
+
+- seeded, `head | first polynomials | proofs`, where a proof is an update without its residues;
+- expanded, `head | first polynomials | second polynomials | proofs`, where a proof has the seeds' SHA-256 in place of
+  the seeds.
+
+All lengths follow from the round's terms, so they are checked before anything is read; residues are checked in NumPy.
+SEAL never sees these bytes.
 
 The signature covers the header, the seeds (SHA-256), the sealed tag and a 128-bit XXH3 checksum of the residues. The
 checksum finds accidents early, at the provider, at memory speed. It need not resist forgery: whoever replaces residues
@@ -16,14 +23,14 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import xxhash
 
 from protocol.agreement import Agreement, Cohort
 from protocol.errors import ChecksumError, LengthError, MalformedError, SecretMaterialError
-from protocol.packing import PackingPlan, RoundKind
+from protocol.packing import PackingPlan
 from protocol.parameters import SEED_BYTES
 from protocol.residues import Residues, pack_residues, unpack_residues
 from protocol.rounds import HEADER_BYTES, RoundTerms, UpdateHeader
@@ -45,26 +52,40 @@ def sealed_tag_bytes(tag_vectors: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateProof:
-    """What sites need of one update to check a sum that contains it: everything but its residues."""
+    """What sites need of one update to check a sum that contains it: everything but its residues.
+
+    Attributes:
+        header: The update's header.
+        seeds: Seeds of its second polynomials, ciphertexts * 64 bytes; empty where only their digest is known.
+        seeds_digest: SHA-256 of the seeds, made of them wherever they are there.
+        checksum: XXH3 of its residues.
+        tag: Its sealed tag.
+        signature: The site's.
+    """
 
     header: UpdateHeader
-    seeds: bytes
+    seeds: bytes = field(compare=False)  # their digest is compared, with seeds or without
+    seeds_digest: bytes = b""
     checksum: bytes
     tag: bytes
     signature: bytes
 
-    @property
-    def seeds_digest(self) -> bytes:
-        """SHA-256 of the seeds."""
-        return hashlib.sha256(self.seeds).digest()
+    def __post_init__(self) -> None:
+        if self.seeds:
+            object.__setattr__(self, "seeds_digest", hashlib.sha256(self.seeds).digest())
+
+    def without_seeds(self) -> UpdateProof:
+        """Return the proof with the seeds' digest alone."""
+        return replace(self, seeds=b"")
 
     def signed_bytes(self) -> bytes:
         """Return what the site signs."""
         return frame("update", self.header.to_bytes(), self.seeds_digest, self.checksum, self.tag)
 
     def to_bytes(self) -> bytes:
-        """Encode as `header | seeds | checksum | tag | signature`."""
-        return b"".join((self.header.to_bytes(), self.seeds, self.checksum, self.tag, self.signature))
+        """Encode as `header | seeds or their digest | checksum | tag | signature`."""
+        seeds = self.seeds or self.seeds_digest
+        return b"".join((self.header.to_bytes(), seeds, self.checksum, self.tag, self.signature))
 
     def check(self, terms: RoundTerms) -> None:
         """Check header and signature.
@@ -111,7 +132,8 @@ class SealedUpdate:
         view = memoryview(data)
         check_no_secret(view)
         plan = terms.plan
-        sizes = [HEADER_BYTES, _body_bytes(plan), *_proof_tail(terms.agreement, terms.kind)]
+        seeds_bytes = plan.ciphertexts * SEED_BYTES
+        sizes = [HEADER_BYTES, _body_bytes(plan.shape, plan), *_proof_tail(seeds_bytes, terms.agreement)]
         if len(view) != sum(sizes):
             raise LengthError("update bytes", expected=sum(sizes), got=len(view))
         header, body, seeds, signed_checksum, tag, signature = _split(view, sizes)
@@ -136,7 +158,8 @@ class EncryptedAggregate:
 
     Attributes:
         round: Round number.
-        residues: Sum of the masked first polynomials; the masks have cancelled.
+        residues: Sum of the masked first polynomials, whose masks have cancelled, shape (ciphertexts, N); of an
+            expanded aggregate with the sum of the second ones below, shape (2 ciphertexts, N).
         proofs: One per site of the cohort, by ascending roster position.
     """
 
@@ -168,8 +191,10 @@ class EncryptedAggregate:
         round_number, count = _aggregate_head(view, len(agreement.roster))
         kind = agreement.round_kind(round_number)
         plan = agreement.plan(kind)
-        proof_sizes = (HEADER_BYTES, *_proof_tail(agreement, kind))
-        sizes = [_AGGREGATE_HEAD.size, _body_bytes(plan), *(proof_sizes * count)]
+        shape, is_seeded = agreement.sum_shape(kind, count), agreement.is_seeded(count)
+        seeds_bytes = plan.ciphertexts * SEED_BYTES if is_seeded else DIGEST_BYTES
+        proof_sizes = (HEADER_BYTES, *_proof_tail(seeds_bytes, agreement))
+        sizes = [_AGGREGATE_HEAD.size, _body_bytes(shape, plan), *(proof_sizes * count)]
         if len(view) != sum(sizes):
             raise LengthError("aggregate bytes", expected=sum(sizes), got=len(view))
         _, body, *parts = _split(view, sizes)
@@ -178,10 +203,15 @@ class EncryptedAggregate:
             header, seeds, checksum, tag, signature = map(bytes, parts[start : start + len(proof_sizes)])
             proofs.append(
                 UpdateProof(
-                    header=UpdateHeader.from_bytes(header), seeds=seeds, checksum=checksum, tag=tag, signature=signature
+                    header=UpdateHeader.from_bytes(header),
+                    seeds=seeds if is_seeded else b"",
+                    seeds_digest=b"" if is_seeded else seeds,
+                    checksum=checksum,
+                    tag=tag,
+                    signature=signature,
                 )
             )
-        residues = unpack_residues(body, plan.parameters.residue_bytes, plan.parameters.modulus, plan.shape)
+        residues = unpack_residues(body, plan.parameters.residue_bytes, plan.parameters.modulus, shape)
         return cls(round=round_number, residues=residues, proofs=tuple(proofs))
 
 
@@ -200,14 +230,14 @@ def check_no_secret(data: bytes | memoryview) -> None:
         raise SecretMaterialError("a SEAL object (a key?) came in place of a message; nothing of it was read")
 
 
-def _proof_tail(agreement: Agreement, kind: RoundKind) -> tuple[int, int, int, int]:
-    """Return the lengths of seeds, checksum, sealed tag and signature."""
-    vectors = tag_vector_count(agreement.parameters)
-    return agreement.plan(kind).ciphertexts * SEED_BYTES, CHECKSUM_BYTES, sealed_tag_bytes(vectors), SIGNATURE_BYTES
+def _proof_tail(seeds_bytes: int, agreement: Agreement) -> tuple[int, int, int, int]:
+    """Return the lengths of seeds (or their digest), checksum, sealed tag and signature."""
+    return seeds_bytes, CHECKSUM_BYTES, sealed_tag_bytes(tag_vector_count(agreement.parameters)), SIGNATURE_BYTES
 
 
-def _body_bytes(plan: PackingPlan) -> int:
-    return plan.ciphertexts * plan.parameters.ring_degree * plan.parameters.residue_bytes
+def _body_bytes(shape: tuple[int, int], plan: PackingPlan) -> int:
+    rows, columns = shape
+    return rows * columns * plan.parameters.residue_bytes
 
 
 def _aggregate_head(view: memoryview, sites: int) -> tuple[int, int]:

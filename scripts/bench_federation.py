@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from clients.code import code_digest
 from clients.identity import Identity
-from clients.keys import EpochKeys, PairKeys
+from clients.keys import EpochKeys, PairKeys, agree_pairs
+from clients.membership import commitment
 from clients.release import release
 from clients.sealing import seal_update
 from clients.secret import SecretBytes
@@ -42,12 +43,20 @@ class BenchFederation:
         values: Coefficients wanted in an update.
         sites: Sites in the cohort.
         value_bits: Exact bits wanted per value.
+        largest_seeded_cohort: Sums of more sites are expanded.
     """
 
-    def __init__(self, values: int, sites: int, value_bits: int) -> None:
+    def __init__(
+        self,
+        values: int,
+        sites: int,
+        value_bits: int,
+        largest_seeded_cohort: int = CryptoTerms().largest_seeded_cohort,
+    ) -> None:
         self._identities = [Identity.generate() for _ in range(sites)]
         consortium_secret = SecretBytes(os.urandom(KEY_BYTES))
-        agreement = self._agree(values, value_bits)
+        crypto = CryptoTerms(value_bits=value_bits, largest_seeded_cohort=largest_seeded_cohort)
+        agreement = self._agree(values, crypto, commitment(consortium_secret))
         run = os.urandom(RUN_BYTES)
         ephemerals = [X25519PrivateKey.generate() for _ in range(sites)]
         cards = [
@@ -68,9 +77,14 @@ class BenchFederation:
                 agreement=agreement,
                 session=session,
                 site=site,
-                identity=identity,
-                ephemeral=ephemerals[site],
-                consortium_secret=consortium_secret,
+                secrets=agree_pairs(
+                    agreement=agreement,
+                    session=session,
+                    site=site,
+                    identity=identity,
+                    ephemeral=ephemerals[site],
+                    consortium_secret=consortium_secret,
+                ),
             )
             for site, identity in enumerate(self._identities)
         ]
@@ -86,7 +100,7 @@ class BenchFederation:
         self._tensors = agreement.terms.model.shared_shapes(1)
         self._step = 2.0 ** (2 - self.plan.parameters.value_bits)  # clips at about 2
 
-    def _agree(self, values: int, value_bits: int) -> Agreement:
+    def _agree(self, values: int, crypto: CryptoTerms, secret_digest: str) -> Agreement:
         roster = tuple(
             identity.card(SiteId(f"hospital-{position:03}")) for position, identity in enumerate(self._identities)
         )
@@ -98,9 +112,9 @@ class BenchFederation:
                     name="benchmark", columns=(ColumnTerms(name="input", centre=0, scale=1),), label=LabelTerms()
                 ),
                 model=ModelTerms(kind="mlp", hidden=(hidden,)),
-                crypto=CryptoTerms(value_bits=value_bits),
+                crypto=crypto,
             )
-            return Agreement(roster=roster, terms=terms, code_digest=code_digest())
+            return Agreement(roster=roster, terms=terms, code_digest=code_digest(), secret_digest=secret_digest)
 
         overhead = agreement(1).plan(RoundKind.TRAIN).values - 3
         return agreement(max(1, (values - overhead) // 3))

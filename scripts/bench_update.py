@@ -25,6 +25,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from clients.ckks import Encryptor
+from clients.sealing import covered_residues
 from clients.self_check import check_backend
 from clients.table import Values
 from protocol.errors import ResidualError
@@ -96,13 +97,14 @@ def _measure_ours(federation: BenchFederation, update: Values, others: list[byte
     if not np.array_equal(values, federation.unpack((1 + len(others)) * federation.pack(update))):
         raise ResidualError("sum of the benchmark", expected="exact", got="another")
     plan, parameters = federation.plan, federation.plan.parameters
-    residues, _ = Encryptor(federation.epoch_keys.ckks).encrypt(federation.pack(update))
+    residues, seeds = Encryptor(federation.epoch_keys.ckks).encrypt(federation.pack(update))
     with result.timed("mask_seconds"):
         keys = federation.pair_keys[0].mask_keys(federation.terms, STATE)
         mask_residues(residues, keys, modulus=parameters.modulus, bits=parameters.modulus_bits)
     with result.timed("tag_seconds"):
         key = federation.epoch_keys.tag_vectors_key(federation.terms, STATE)
-        tag_of(tag_vectors(key, parameters, plan.ciphertexts), residues, parameters)
+        covered = covered_residues(residues, seeds, federation.terms)
+        tag_of(tag_vectors(key, parameters, len(covered)), covered, parameters)
     result.bytes_per_value = {
         "up_bytes_per_value": len(sealed) / plan.values,
         "down_bytes_per_value": len(aggregate) / plan.values,

@@ -22,6 +22,10 @@ PROVIDER_EVENTS: Final = Path("provider", "events.jsonl")
 """The provider's log, below a run directory."""
 
 
+PROVIDER_SUMS: Final = Path("provider", "sums")
+"""The encrypted sums that the provider keeps, below a run directory; a file per round, in order of name."""
+
+
 class RunStatus(StrEnum):
     """How a run stands."""
 

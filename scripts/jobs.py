@@ -19,7 +19,7 @@ import conf
 from protocol.errors import ConfigurationError, FederationError, RunFailedError
 from scripts.complaint import print_complaint
 from scripts.events import check_completed
-from scripts.simulation import simulate
+from scripts.simulation import resume, simulate
 
 
 def run_jobs(overrides: Sequence[str]) -> bool:
@@ -68,6 +68,19 @@ def run_job(composed: DictConfig, run_directory: Path) -> None:
     except RunFailedError:
         _write_summary(run_directory)
         raise
+    report_run(run_directory, verify=config.federation.verify)
+
+
+def resume_run(run_directory: Path) -> None:
+    """Go on with a run, and print its summary.
+
+    Args:
+        run_directory: Absolute path.
+
+    Raises:
+        FederationError: It did not complete.
+    """
+    config = resume(run_directory, Console())
     report_run(run_directory, verify=config.federation.verify)
 
 

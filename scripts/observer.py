@@ -16,6 +16,7 @@ from statistics import fmean
 import numpy as np
 from safetensors.numpy import load_file
 
+from clients.epsilon import epsilon_of
 from clients.evaluation import Metrics, score
 from clients.models import ParameterLayout
 from clients.results import RESULT, SCORES, model_path, scores_from_csv
@@ -34,7 +35,7 @@ from scripts.events import (
     read_events,
     site_complaints,
 )
-from scripts.summary import Checks, Comparison, Crypto, Scores, Seconds, SiteResult, Summary, Traffic
+from scripts.summary import Checks, Comparison, Crypto, Privacy, Scores, Seconds, SiteResult, Summary, Traffic
 from scripts.twin import plaintext_models, run_agreement, run_learners
 
 
@@ -43,7 +44,7 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
 
     Args:
         run_directory: The run's directory.
-        verify: Whether to train the plaintext twin of a completed run and compare.
+        verify: Whether to train the plaintext twin of a completed run and compare; noise leaves nothing to compare.
 
     Raises:
         ConfigurationError: No site has pinned an agreement in that directory.
@@ -61,8 +62,9 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
     reporting = [home for home in homes if (home / RESULT).exists()]
     models = {home.name: read_model(home / model_path("last"), agreement.terms) for home in reporting}
     everywhere = _local_everywhere(run_directory, agreement, [home.name for home in reporting]) if reporting else {}
+    privacy = agreement.terms.privacy
     difference = None
-    if verify and outcome.status is RunStatus.COMPLETED:
+    if verify and not privacy.has_noise and outcome.status is RunStatus.COMPLETED:
         difference = difference_from_plaintext(run_directory, models)
     parameters = agreement.parameters
     return Summary(
@@ -81,6 +83,7 @@ def summarise(run_directory: Path, *, verify: bool) -> Summary:
             value_bits=parameters.value_bits,
             security_bits=parameters.security_bits,
         ),
+        privacy=Privacy(epsilon=epsilon_of(agreement.terms), delta=privacy.delta) if privacy.has_noise else None,
         checks=Checks(
             max_abs_difference_from_plaintext=difference,
             sites_bit_identical=_are_identical(models.values(), agreement.terms) if models else None,

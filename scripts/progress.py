@@ -1,6 +1,6 @@
 """Show how a run goes on: a bar on a terminal, a line per round elsewhere.
 
-Trust: runs at the simulation's observer; shows names, sizes and times.
+Trust: runs at the simulation's observer, or at the provider; shows names, sizes and times.
 """
 
 from __future__ import annotations
@@ -31,24 +31,11 @@ class ProgressDisplay:
 
     def show(self, event: Event) -> None:
         """Show one event; kinds that say nothing to a person are passed over."""
-        match event["event"]:
-            case "started":
-                self._rounds = event["rounds"]
-                self._advance(f"waiting for {event['sites']} sites", 0)
-            case "joined":
-                self._advance(f"{len(event['sites'])} sites joined: {', '.join(event['sites'])}", 0)
-            case "opened":
-                self._advance("the consortium's key is in place at every site", 0)
-            case "round":
-                self._advance(describe_round(RoundEvent.from_event(event), self._rounds), 1)
-            case "states-differ":
-                self._advance(
-                    f"{', '.join(event['differing'])}: not in the others' state after the same sums, and left out; its "
-                    "vault was altered or damaged",
-                    0,
-                )
-            case "finished":
-                self._advance("finished; closing the simulation", 0)
+        if event["event"] == "started":
+            self._rounds = event["rounds"]
+        text = describe(event, self._rounds)
+        if text:
+            self._advance(text, 1 if event["event"] == "round" else 0)
 
     def _advance(self, text: str, steps: int) -> None:
         if self._bar is None or self._task is None:
@@ -84,6 +71,22 @@ def steps_display(console: Console, name: str, steps: int) -> Iterator[Callable[
 
 
 @contextlib.contextmanager
+def count_display(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
+    """Open a display of a count; what it gives is called with how many are done, and how many there are.
+
+    Args:
+        console: Where to show it.
+        name: What is counted, plural.
+    """
+    with _bar(console) as bar:
+        if bar is None:
+            yield lambda done, total: console.print(f"{done}/{total} {name}", highlight=False)
+            return
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
 def _bar(console: Console) -> Iterator[Progress | None]:
     if not console.is_terminal:
         yield None
@@ -91,6 +94,28 @@ def _bar(console: Console) -> Iterator[Progress | None]:
     columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as bar:
         yield bar
+
+
+def describe(event: Event, rounds: int) -> str:
+    """Return one line about an event; empty for kinds that say nothing to a person.
+
+    Args:
+        event: The provider's event.
+        rounds: Number of training rounds.
+    """
+    match event["event"]:
+        case "started":
+            return f"waiting for {event['sites']} sites"
+        case "joined":
+            return f"{len(event['sites'])} sites joined: {', '.join(event['sites'])}"
+        case "opened":
+            return "the consortium's key is in place at every site"
+        case "round":
+            return describe_round(RoundEvent.from_event(event), rounds)
+        case "finished":
+            return "finished; closing the run"
+        case _:
+            return str(event.get("text", ""))
 
 
 def describe_round(event: RoundEvent, rounds: int) -> str:

@@ -27,8 +27,8 @@ def run_checks() -> bool:
 
 
 def run_tests(arguments: Sequence[str]) -> int:
-    """Run pytest on all cores with the arguments; return its exit code."""
-    return _exit_code(["pytest", "-n", "auto", *arguments])
+    """Run pytest on all cores with the arguments, deployments one after the other; return its exit code."""
+    return _exit_code(["pytest", "-n", "auto", "--dist", "loadgroup", *arguments])
 
 
 def _run(command: Sequence[str]) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 import conf
-from clients.simulation import site_tables
+from clients.simulation import check_hospitals
 from protocol.errors import ConfigurationError, RunFailedError
 from scripts.environment import core_count
 from scripts.progress import steps_display
@@ -66,12 +66,16 @@ def run_study(
         if override.lstrip("+~").startswith(SET_BY_STUDY):
             raise ConfigurationError(f"{override}: a study sets this itself; see --folds and the methods it compares")
     config = conf.compose([f"experiment={experiment}", *overrides, f"data.folds={folds}"])
+    if config.privacy.has_noise:
+        raise ConfigurationError(
+            "privacy.noise_multiplier > 0: a study compares with plaintext twins, and noise has none"
+        )
     directory = output or Path("studies", experiment, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
     directory.mkdir(parents=True, exist_ok=True)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigurationError(f"--json: {json_file.parent} is not a directory")
     started = time.monotonic()
-    files = site_tables(config)
+    files = check_hospitals(config)
     for name, file in files.items():
         if len(file.rows) < folds:
             raise ConfigurationError(f"{name} has {len(file.rows)} patients, too few for --folds {folds}")

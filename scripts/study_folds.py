@@ -23,7 +23,7 @@ from clients.generator import public_generator
 from clients.models import initial_values
 from clients.results import SCORES, model_path, scores_from_csv
 from clients.simulation import SITES, found_consortium
-from clients.site import REQUEST_PARTS, Site
+from clients.site import Site
 from clients.statistics import standardisation, statistics_sums
 from clients.table import Table, Values, fold_of_rows, split_table
 from clients.table_file import TableFile, encode_table
@@ -31,7 +31,7 @@ from clients.training import train
 from clients.vault import Vault
 from conf import ExperimentConfig
 from protocol.agreement import SiteId
-from protocol.envelope import Request, pack_envelope, unpack_envelope
+from protocol.envelope import REQUEST_PARTS, Request, pack_envelope, unpack_envelope
 from protocol.terms import Terms
 from scripts.in_process import InProcessGrid, quiet_flower
 from scripts.observer import difference_from_plaintext, read_model
@@ -193,7 +193,7 @@ def _pooled(fold: Fold) -> dict[str, Values]:
         for name, table in fold.tables.items()
     }
     features = np.concatenate([known.features for known, _ in halves.values()])
-    common = standardisation(statistics_sums(features, terms.data), terms.data)
+    common = standardisation(statistics_sums(features, terms.data, smallest_cell=1), terms.data)
     values = train(
         terms.model,
         initial_values(terms.model, len(terms.data.inputs), training.seed),

@@ -110,12 +110,31 @@ class Crypto:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Privacy:
+    """What the noise of a run promises; see `clients.epsilon`.
+
+    Attributes:
+        epsilon: Of the model updates of all rounds, given the statistics.
+        delta: The delta that goes with it.
+    """
+
+    epsilon: float
+    delta: float
+
+
+def privacy_in_words(epsilon: float, delta: float) -> str:
+    """Return epsilon with what it is about."""
+    return f"epsilon {epsilon:.2f} at delta {delta:g} of the model updates, given the statistics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checks:
     """Whether the encrypted run gave what it should.
 
     Attributes:
         max_abs_difference_from_plaintext: Largest difference between a parameter of the shared model and the one that
-            the same run without encryption gives; None if that was not asked for.
+            the same run without encryption gives; None if that was not asked for, or noise was drawn, which no other
+            run repeats.
         sites_bit_identical: Whether all sites hold the same shared model, byte for byte; None without models.
     """
 
@@ -137,6 +156,7 @@ class Summary:
         traffic: Bytes; None before the first training round.
         seconds: Times.
         crypto: CKKS parameters.
+        privacy: What noise promises; None without noise.
         checks: Comparisons.
     """
 
@@ -149,6 +169,7 @@ class Summary:
     traffic: Traffic | None
     seconds: Seconds
     crypto: Crypto
+    privacy: Privacy | None
     checks: Checks
 
     @property
@@ -191,6 +212,7 @@ class Summary:
             "traffic": asdict(self.traffic) if self.traffic else None,
             "seconds": asdict(self.seconds),
             "crypto": asdict(self.crypto),
+            "privacy": asdict(self.privacy) if self.privacy else None,
             "agreement": asdict(self.checks),
         }
 

@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from scripts.events import RunStatus
-from scripts.summary import Scores, Summary
+from scripts.summary import Scores, Summary, privacy_in_words
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -98,6 +98,8 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
         f"CKKS, N = {crypto.ring_degree}, one {crypto.modulus_bits}-bit prime, {crypto.guard_bits} guard bits, "
         f"{crypto.value_bits} exact bits per value, {crypto.security_bits}-bit security",
     )
+    if summary.privacy:
+        yield "privacy", privacy_in_words(summary.privacy.epsilon, summary.privacy.delta)
     yield from _checks(summary)
 
 
@@ -111,7 +113,9 @@ def _checks(summary: Summary) -> Iterator[tuple[str, str]]:
             else "[red]the sites' shared models differ",
         )
     difference = summary.checks.max_abs_difference_from_plaintext
-    if difference == 0:
+    if summary.privacy and summary.outcome.status is RunStatus.COMPLETED:
+        yield "check", "not compared with the same run without encryption: noise is drawn anew"
+    elif difference == 0:
         yield "check", "the same run without encryption gives the same models, bit for bit"
     elif difference is not None:
         yield "check", f"[red]the same run without encryption gives a model that differs by up to {difference:.3g}"

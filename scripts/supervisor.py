@@ -35,7 +35,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 @contextlib.contextmanager
 def supervised(
-    command: Sequence[str], *, environment: Mapping[str, str], directory: Path, log: Path
+    command: Sequence[str], *, environment: Mapping[str, str], directory: Path, log: Path, held: Sequence[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command beside the caller; on leaving the context, however that happens, nothing of it is left.
 
@@ -44,6 +44,7 @@ def supervised(
         environment: The command's whole environment.
         directory: The command's working directory, removed at the end.
         log: File that gets what the command prints.
+        held: File descriptors that stay open until nothing of the command is left; a lock on one lasts as long.
 
     Yields:
         The supervisor's process, which ends when the command ends.
@@ -58,6 +59,7 @@ def supervised(
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,
+            pass_fds=held,
         )
     try:
         yield process

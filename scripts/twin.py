@@ -15,14 +15,17 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.learner import Learner
-from clients.membership import AGREEMENT, TABLE
+from clients.membership import AGREEMENT, TABLE, Membership
 from clients.simulation import SITES
+from clients.start import start_of
 from clients.table import Values
 from clients.table_file import read_table
+from clients.vault import Vault
 from protocol.agreement import Agreement
 from protocol.errors import ConfigurationError
 from protocol.packing import Integers
-from scripts.events import PROVIDER_EVENTS, read_events
+from protocol.update import EncryptedAggregate
+from scripts.events import PROVIDER_SUMS
 from scripts.in_process import InProcessGrid, quiet_flower
 from strategies.plain_fedavg import CONTRIBUTION, ROUND, SUMS, PlainFedAvg
 
@@ -39,15 +42,17 @@ def run_agreement(run_directory: Path) -> Agreement:
 
 
 def run_learners(run_directory: Path, agreement: Agreement) -> dict[str, Learner]:
-    """Return each simulated site's learning, from the table in its vault."""
+    """Return each simulated site's learning, from the table and the starting model in its vault."""
+    vaults = {card.name: Vault(run_directory / SITES / card.name) for card in agreement.roster}
     return {
-        card.name: Learner(
+        name: Learner(
             terms=agreement.terms,
             parameters=agreement.parameters,
-            table=read_table(run_directory / SITES / card.name / TABLE, agreement.terms.data),
-            site=card.name,
+            table=read_table(vault.path(TABLE), agreement.terms.data),
+            site=name,
+            start=start_of(Membership.read(vault)) if agreement.start else None,
         )
-        for card in agreement.roster
+        for name, vault in vaults.items()
     }
 
 
@@ -77,7 +82,9 @@ class PlainSite:
         """Apply the sum of a round."""
         if self._position in self._cohorts[round_number]:
             self._personal = self._trained
-        self._state = self._learner.apply(self._state, self._agreement.round_kind(round_number), packed_sum)
+        before = self._state
+        self._state = self._learner.apply(before, self._agreement.round_kind(round_number), packed_sum)
+        self._personal = self._learner.personal_after(before, self._state, self._personal)
 
     def handle(self, message: Message) -> Message:
         """Apply the sum of the round before, if any, and contribute to this one."""
@@ -127,6 +134,6 @@ def train_plain(
 
 
 def run_cohorts(run_directory: Path, agreement: Agreement) -> list[list[int]]:
-    """Return each round's cohort, as roster positions."""
-    rounds = [event for event in read_events(run_directory / PROVIDER_EVENTS) if event["event"] == "round"]
-    return [[agreement.position(name) for name in entry["cohort"]] for entry in rounds]
+    """Return each round's cohort, as roster positions, from the sums that the provider kept."""
+    sums = sorted((run_directory / PROVIDER_SUMS).iterdir())
+    return [list(EncryptedAggregate.from_bytes(path.read_bytes(), agreement).cohort) for path in sums]

@@ -5,8 +5,12 @@ Trust: runs at the provider.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
@@ -14,8 +18,10 @@ from flwr.serverapp import Grid, ServerApp
 import conf
 from conf.run_directory import run_directory
 from protocol.errors import RunPausedError
-from server.record import RunRecord
+from server.record import LOCK_SECONDS, RunRecord
 from strategies.encrypted_fedavg import EncryptedFedAvg
+
+_OBJECTS_BETWEEN_COLLECTIONS: Final = 50
 
 app = ServerApp()
 
@@ -26,8 +32,18 @@ _log = logging.getLogger("flwr.cipherward.provider")
 def main(grid: Grid, context: Context) -> None:
     """Run one federation from its run config."""
     experiment = conf.from_run_config(context.run_config)
-    directory = run_directory(context.run_id)
+    directory = run_directory(context.run_id, context.run_config)
     record = RunRecord(directory / "provider")
+    with record.locked(LOCK_SECONDS):
+        try:
+            with _early_collection():
+                _run(grid, experiment, record)
+        finally:
+            _write_report(directory)
+            _log.info("run directory: %s", directory)
+
+
+def _run(grid: Grid, experiment: conf.ExperimentConfig, record: RunRecord) -> None:
     federation = experiment.federation
     strategy = EncryptedFedAvg(
         terms=experiment.terms,
@@ -44,9 +60,22 @@ def main(grid: Grid, context: Context) -> None:
     except Exception as error:
         record.event("failed", reason=f"{type(error).__name__}: {error}")
         raise
+
+
+@contextlib.contextmanager
+def _early_collection() -> Iterator[None]:
+    """Have Python look for garbage often, at little cost: what is there already is not looked at.
+
+    Flower's HTTP responses are in cycles, and dozens of them would pile up, each with a piece of an update.
+    """
+    usual = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 1)
+    try:
+        yield
     finally:
-        _write_report(directory)
-        _log.info("run directory: %s", directory)
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 def _write_report(directory: Path) -> None:

@@ -1,24 +1,34 @@
-"""The provider's record of one run: a JSON line per event, and every encrypted sum.
+"""The provider's record of one run: a JSON line per event, and every message that it needs in order to go on.
 
 Trust: runs at the provider, and holds exactly what a real provider would: sizes, digests, times, names, ciphertexts.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
+from filelock import FileLock, Timeout
+
+from protocol.errors import RunFailedError
+
+LOCK_SECONDS: Final = 90.0
+"""A ServerApp whose SuperLink was killed may live on for so long."""
+
+_LOCK: Final = ".lock"
 _LONGEST_TEXT = 400
 
 _log = logging.getLogger("flwr.cipherward.provider")
 
 
 class RunRecord:
-    """Keeps one run's events and sums below a directory.
+    """Keeps one run's events and messages below a directory.
 
     Args:
         directory: Where to keep them; made if needed.
@@ -26,7 +36,29 @@ class RunRecord:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        (directory / "sums").mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self, patience_seconds: float) -> Iterator[None]:
+        """Be the only ServerApp that works on this run.
+
+        Args:
+            patience_seconds: How long to wait for another one to end.
+
+        Raises:
+            RunFailedError: Another one does, still.
+        """
+        lock = FileLock(self._directory / _LOCK, timeout=patience_seconds)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunFailedError(
+                f"another ServerApp has worked on this run for {patience_seconds:.0f} s; it is not disturbed"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def event(self, name: str, **fields: object) -> None:
         """Append one event to events.jsonl and to Flower's log. Long texts, a peer's, are cut."""
@@ -34,22 +66,36 @@ class RunRecord:
         entry = {"event": name, "time": round(time.time(), 3), **short}
         with (self._directory / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, separators=(",", ":")) + "\n")
-        _log.info("%s %s", name, " ".join(f"{key}={value}" for key, value in short.items()))
+        _log.info("%s %s", name, short.get("text") or " ".join(f"{key}={value}" for key, value in short.items()))
 
-    def keep_sum(self, round_number: int, data: bytes) -> None:
-        """Keep a round's encrypted sum, on disk before the round is over."""
-        path = self._sum_path(round_number)
+    def keep(self, name: str, data: bytes) -> None:
+        """Keep bytes under a name, on disk when this returns; a crash leaves the old ones or the new."""
+        path = self._directory / name
+        path.parent.mkdir(exist_ok=True)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        self.event("sum-kept", round=round_number, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # or a power cut could undo the renaming
+        finally:
+            os.close(descriptor)
 
-    def load_sum(self, round_number: int) -> bytes:
-        """Return a kept sum."""
-        return self._sum_path(round_number).read_bytes()
+    def load(self, name: str) -> bytes | None:
+        """Return what is kept under a name; None if nothing is."""
+        path = self._directory / name
+        return path.read_bytes() if path.exists() else None
 
-    def _sum_path(self, round_number: int) -> Path:
-        return self._directory / "sums" / f"round-{round_number:05d}.cwa"
+
+def is_worked_on(directory: Path) -> bool:
+    """Return whether a ServerApp works on the run whose record is in a directory."""
+    if not (directory / _LOCK).exists():
+        return False
+    try:
+        with FileLock(directory / _LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -27,9 +27,21 @@ REPORT: Final = "report.html"
 Event: TypeAlias = Mapping[str, Any]
 
 _EVENTS: Final = "events.jsonl"
-_SUMS: Final = "sums"
-_SUM_SUFFIXES: Final = (".cwa", ".partial")
-_TROUBLES: Final = ("refused", "refused-by-site", "no-answer", "states-differ")
+_KEPT: Final = {
+    "run.id": "the run's random number",
+    "agreement.json": "the agreement: terms, names, public keys",
+    "session.cwk": "the sites' signed public keys of this run",
+    "secrets.cws": "the sites' common secret, sealed to each of them",
+    "cohorts/*.cwc": "who was named for a round's sum",
+    "states/*.mac": "a number that tells sites in one state from others",
+    "voids/*.cwn": "a site's signed word that nothing of it left in a round",
+    "sums/*.cwa": "an encrypted sum over a whole cohort",
+}
+"""What the provider keeps in order to go on, as patterns of paths; a crash may leave a `.partial` beside each."""
+
+_TROUBLES: Final = (
+    "refused", "refused-by-site", "no-answer", "states-differ", "absent", "returned", "waiting", "voided",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +147,10 @@ def _held_files(provider: Path) -> list[HeldFile]:
 def _content_of(path: Path, provider: Path) -> str:
     if path == provider / _EVENTS:
         return "names, sizes, times, refusals: all that this page shows"
-    if path.parent == provider / _SUMS and path.suffix in _SUM_SUFFIXES:
-        return "an encrypted sum over a whole cohort"
+    name = path.relative_to(provider)
+    for pattern, content in _KEPT.items():
+        if name.match(pattern) or name.match(str(Path(pattern).with_suffix(".partial"))):
+            return content
     return ""
 
 

@@ -15,6 +15,8 @@ REPORT_TEMPLATE: Final = """\
 {% set troubles_in_words = {
   "refused": "the provider refused a message", "refused-by-site": "the site refused, and does not say why",
   "no-answer": "no answer", "states-differ": "not in the state of the others",
+  "absent": "sites that did not answer", "returned": "a site came back", "waiting": "waiting for updates",
+  "voided": "an update was given up by its site",
 } %}
 {% set training = rounds | selectattr("kind", "equalto", "train") | list %}
 {% set lasted = "\N{EN DASH}" if started is none else "%.1f" | format(ended - started) %}
@@ -105,18 +107,19 @@ back.</p>
 <p>No round was summed.</p>
 {% endif %}
 
-<h2>Refusals and silences</h2>
+<h2>Refusals, silences and returns</h2>
 {% if troubles %}
 <table class="dense">
-  <thead><tr><th>When</th><th>What</th><th>Round</th><th>Node</th><th>Details</th></tr></thead>
+  <thead><tr><th>When</th><th>What</th><th>Round</th><th>Site or node</th><th>Details</th></tr></thead>
   <tbody>
   {% for event in troubles %}
   <tr>
     <td>{{ event.time | moment }}</td><td>{{ troubles_in_words[event.event] }}</td>
-    <td>{{ event.round | default("") }}</td><td class="name">{{ event.node | default("") }}</td>
+    <td>{{ event.round | default("") }}</td><td class="name">
+    {{- event.site | default(event.sites | default(event.differing | default([])) | join(", ")) }}
+    {{- event.node | default("") }}</td>
     <td class="name">
-    {{- event.differing | default([]) | join(", ") }}
-    {{- event.reason | default(event.request | default("")) }}
+    {{- event.text | default(event.reason | default(event.request | default(""))) }}
     {%- if event.code is defined %}code {{ event.code }}{% endif %}</td>
   </tr>
   {% endfor %}

@@ -12,10 +12,13 @@ class RunJournal(Protocol):
     """The provider's record of one run."""
 
     def event(self, name: str, **fields: object) -> None:
-        """Record one event: sites, rounds, sizes and seconds, never contents."""
+        """Record one event: sites, rounds, sizes and seconds, never contents.
 
-    def keep_sum(self, round_number: int, data: bytes) -> None:
-        """Keep the encrypted sum of a round."""
+        A field `text` is a sentence for people.
+        """
 
-    def load_sum(self, round_number: int) -> bytes:
-        """Return a kept sum."""
+    def keep(self, name: str, data: bytes) -> None:
+        """Keep bytes under a name such as "sums/round-00003.cwa"; on disk when this returns."""
+
+    def load(self, name: str) -> bytes | None:
+        """Return what is kept under a name; None if nothing is."""

@@ -1,4 +1,6 @@
-"""Open a run: find the sites, relay their cards and the sealed epoch secret.
+"""Open a run, or find it again: bring the sites together, relay their cards and the sealed epoch secret.
+
+What is kept of an earlier start is not asked for again, so a provider that starts again goes on with the same run.
 
 Trust: runs at the provider, which carries every message and can read none that matters.
 """
@@ -7,116 +9,70 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
-from flwr.app import Message
 from flwr.serverapp import Grid
 
 from protocol.agreement import Agreement
-from protocol.envelope import Request, pack_envelope, unpack_envelope, unpack_list
-from protocol.errors import AgreementMismatchError, CohortError, LengthError, PeerRefusedError, ProtocolError
+from protocol.envelope import Request, unpack_list
+from protocol.errors import AgreementMismatchError, CohortError, LengthError, ProtocolError
 from protocol.handshake import RunCard, Session
 from protocol.terms import Terms
+from strategies.attendance import Attendance, OpenedRun
+from strategies.history import RunHistory
 from strategies.journal import RunJournal
+from strategies.replies import Reply, make_request, read_replies
+from strategies.streaming_grid import StreamingGrid
 
 _POLL_SECONDS: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedRun:
-    """A run whose sites share their keys.
-
-    Attributes:
-        run: The run's id.
-        agreement: The sites' agreement.
-        session: Their run cards.
-        nodes: Roster position -> Flower's node.
-    """
-
-    run: bytes
-    agreement: Agreement
-    session: Session
-    nodes: Mapping[int, int]
-
-    def names(self, sites: Iterable[int]) -> list[str]:
-        """Return the names of sites given by their roster positions."""
-        return [self.agreement.roster[site].name for site in sites]
-
-    def request(self, request: Request, site: int, **parts: bytes) -> Message:
-        """Make a message to one site."""
-        return make_request(request, self.nodes[site], run=self.run, **parts)
-
-
-def make_request(request: Request, node: int, **parts: bytes) -> Message:
-    """Make a message to a node."""
-    return Message(pack_envelope(parts), dst_node_id=node, message_type=request)
-
-
-def answers(replies: Iterable[Message], *names: str, journal: RunJournal) -> Iterator[tuple[int, dict[str, bytes]]]:
-    """Yield node and parts of each good reply; the others are recorded and passed over."""
-    for reply in replies:
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            journal.event("no-answer", node=str(node), code=reply.error.code)
-            continue
-        try:
-            yield node, unpack_envelope(reply.content, names)
-        except PeerRefusedError:
-            journal.event("refused-by-site", node=str(node), request=reply.metadata.message_type)
-        except ProtocolError as error:
-            journal.event("refused", node=str(node), reason=str(error))
-
-
 def open_run(
-    grid: Grid,
+    grid: StreamingGrid,
     *,
-    run: bytes,
+    history: RunHistory,
     terms: Terms,
     sites: int,
     join_seconds: float,
     answer_seconds: float,
     journal: RunJournal,
-) -> OpenedRun:
+) -> Attendance:
     """Bring the sites of a consortium into one session.
 
     Args:
         grid: Sends and receives.
-        run: The run's id, 16 random bytes.
+        history: What is kept of the run.
         terms: What this run was submitted with; sites under other terms are left out.
         sites: Sites to wait for.
         join_seconds: How long to wait for them.
         answer_seconds: How long to wait for their answers.
         journal: Told what happens.
 
+    Returns:
+        The opened run, and where its sites are.
+
     Raises:
-        CohortError: Too few sites are there for the smallest cohort.
+        AgreementMismatchError: The run began with other terms.
+        CohortError: Too few sites are there for the smallest cohort, or the steward is not.
     """
     nodes = _wait_for_nodes(grid, sites, join_seconds)
     smallest = terms.cohort.smallest_cohort
     if len(nodes) < smallest:
         raise CohortError("connected nodes (the smallest cohort)", expected=f"at least {smallest}", got=len(nodes))
-    replies = grid.send_and_receive(
-        [make_request(Request.ANNOUNCE, node, run=run) for node in nodes], timeout=answer_seconds
-    )
-    announced = list(answers(replies, "card", "agreement", journal=journal))
-    agreement = _common_agreement([parts["agreement"] for _, parts in announced], terms)
-    cards: dict[int, RunCard] = {}
-    node_of: dict[int, int] = {}
-    for node, parts in announced:
-        try:
-            card = RunCard.from_bytes(parts["card"], agreement, run)
-        except ProtocolError as error:
-            journal.event("refused", node=str(node), reason=str(error))
-            continue
-        if card.site not in cards:
-            cards[card.site], node_of[card.site] = card, node
-    session = Session.of([cards[site] for site in sorted(cards)], agreement)
-    opened = OpenedRun(run=run, agreement=agreement, session=session, nodes=node_of)
-    journal.event("joined", sites=[agreement.roster[site].name for site in session.sites])
-    _share_epoch_secret(grid, opened, answer_seconds, journal)
-    return opened
+    announce = [make_request(Request.ANNOUNCE, node, run=history.run) for node in nodes]
+    replies = grid.send_and_receive(announce, timeout=answer_seconds)
+    announced = [reply for reply in read_replies(replies, journal) if reply.parts is not None]
+    agreement, session = history.session(terms) or _new_session(announced, terms, history, journal)
+    secrets = history.secrets(session)
+    if secrets is None:
+        secrets = _entrust(grid, agreement, session, announced, history, answer_seconds, journal)
+    run = OpenedRun(run=history.run, agreement=agreement, session=session, secrets=secrets)
+    attendance = Attendance(grid, run, journal)
+    came = [site for reply in announced if (site := attendance.welcome(reply)) is not None]
+    journal.event("joined", sites=run.names(sorted(came)))
+    _hand_out(grid, attendance, answer_seconds, journal)
+    return attendance
 
 
 def _wait_for_nodes(grid: Grid, sites: int, join_seconds: float) -> list[int]:
@@ -126,6 +82,24 @@ def _wait_for_nodes(grid: Grid, sites: int, join_seconds: float) -> list[int]:
     return nodes
 
 
+def _new_session(
+    announced: Sequence[Reply], terms: Terms, history: RunHistory, journal: RunJournal
+) -> tuple[Agreement, Session]:
+    """Make a session of the cards that came, and keep it before anything is built on it."""
+    agreement = _common_agreement([reply.parts["agreement"] for reply in announced if reply.parts], terms)
+    cards: dict[int, RunCard] = {}
+    for reply in announced:
+        try:
+            card = RunCard.from_bytes(reply.parts["card"] if reply.parts else b"", agreement, history.run)
+        except ProtocolError as error:
+            journal.event("refused", node=str(reply.node), request=str(reply.request), reason=str(error))
+            continue
+        cards.setdefault(card.site, card)
+    session = Session.of([cards[site] for site in sorted(cards)], agreement)
+    history.keep_session(agreement, session)
+    return agreement, session
+
+
 def _common_agreement(offered: list[bytes], terms: Terms) -> Agreement:
     """Return the agreement that most sites presented.
 
@@ -133,7 +107,11 @@ def _common_agreement(offered: list[bytes], terms: Terms) -> Agreement:
     others to the agreement that it pinned itself.
     """
     if not offered:
-        raise CohortError("sites that answered", expected=f"at least {terms.cohort.smallest_cohort}", got=0)
+        raise CohortError(
+            "sites that answered (why a site refuses stands in its own log; all refuse an agreement's second run)",
+            expected=f"at least {terms.cohort.smallest_cohort}",
+            got=0,
+        )
     (most_common, _), *_ = Counter(offered).most_common(1)
     agreement = Agreement.from_bytes(most_common)
     if agreement.terms != terms:
@@ -141,20 +119,39 @@ def _common_agreement(offered: list[bytes], terms: Terms) -> Agreement:
     return agreement
 
 
-def _share_epoch_secret(grid: Grid, opened: OpenedRun, answer_seconds: float, journal: RunJournal) -> None:
-    session_bytes = opened.session.to_bytes()
-    steward = opened.session.steward
-    others = [site for site in opened.session.sites if site != steward]
-    entrust = opened.request(Request.ENTRUST, steward, session=session_bytes)
-    replies = list(answers(grid.send_and_receive([entrust], timeout=answer_seconds), "secrets", journal=journal))
-    if not replies:
-        raise CohortError("answer of the steward", expected=opened.agreement.roster[steward].name, got="none")
-    secrets = unpack_list(replies[0][1]["secrets"], limit=len(others))
+def _entrust(  # noqa: PLR0917 - one step of `open_run`
+    grid: StreamingGrid,
+    agreement: Agreement,
+    session: Session,
+    announced: Sequence[Reply],
+    history: RunHistory,
+    answer_seconds: float,
+    journal: RunJournal,
+) -> dict[int, bytes]:
+    """Have the steward draw the epoch secret, and keep what it sealed to the others."""
+    card = session.card_of(session.steward).to_bytes()
+    nodes = [reply.node for reply in announced if reply.parts and reply.parts["card"] == card]
+    entrust = [make_request(Request.ENTRUST, node, run=history.run, session=session.to_bytes()) for node in nodes[:1]]
+    replies = read_replies(grid.send_and_receive(entrust, timeout=answer_seconds), journal)
+    answers = [reply.parts for reply in replies if reply.request is Request.ENTRUST and reply.parts is not None]
+    if not answers:
+        steward = agreement.roster[session.steward].name
+        what = f"answer of the steward (if {steward} is gone for good, start a new run: nothing has left yet)"
+        raise CohortError(what, expected="one", got="none")
+    others = session.others(session.steward)
+    secrets = unpack_list(answers[0]["secrets"], limit=len(others))
     if len(secrets) != len(others):
         raise LengthError("sealed secrets", expected=len(others), got=len(secrets))
-    messages = [
-        opened.request(Request.OPEN, site, session=session_bytes, secret=secret)
-        for site, secret in zip(others, secrets, strict=True)
-    ]
-    count = sum(1 for _ in answers(grid.send_and_receive(messages, timeout=answer_seconds), journal=journal))
-    journal.event("opened", sites=1 + count)
+    by_site = dict(zip(others, secrets, strict=True))
+    history.keep_secrets(by_site)
+    return by_site
+
+
+def _hand_out(grid: StreamingGrid, attendance: Attendance, answer_seconds: float, journal: RunJournal) -> None:
+    """Bring the sealed secrets to the sites that may still lack them."""
+    opening = [attendance.open_request(site) for site in attendance.present if attendance.is_to_be_opened(site)]
+    answers = attendance.answers(grid.send_and_receive(opening, timeout=answer_seconds))
+    opened = [answer.site for answer in answers if answer.request is Request.OPEN and answer.parts is not None]
+    lacking = [site for site in attendance.present if attendance.is_to_be_opened(site) and site not in opened]
+    attendance.miss(lacking, 0)
+    journal.event("opened", sites=len(attendance.present))

@@ -6,20 +6,27 @@ few would expose its sites; the agreement's smallest cohort prevents that, here 
 
 from __future__ import annotations
 
+import numpy as np
+
 from protocol.errors import CohortIncompleteError, DuplicateUpdateError
+from protocol.expansion import ExpansionSum
 from protocol.residues import ResidueSum
 from protocol.rounds import RoundTerms
 from protocol.update import EncryptedAggregate, SealedUpdate, UpdateProof
 
 
 class RoundSum:
-    """The running encrypted sum of one round; memory is about one update, however many sites there are.
+    """The running encrypted sum of one round; memory does not grow with the number of sites.
+
+    It is about one update where the cohort is small enough for seeds to be sent on. In larger cohorts the second
+    polynomials are added up as well, in SEAL's 64-bit words, and the seeds are forgotten.
 
     Args:
         terms: What all updates of the round must agree with, fixed before the first one arrives.
 
     Raises:
         CohortError: The agreement forbids the cohort.
+        BackendError: The installed SEAL cannot expand the seeds of a large cohort.
     """
 
     def __init__(self, terms: RoundTerms) -> None:
@@ -27,6 +34,7 @@ class RoundSum:
         parameters = terms.agreement.parameters
         self._terms = terms
         self._residues = ResidueSum(parameters.modulus, parameters.modulus_bits, terms.plan.shape)
+        self._expansions = None if terms.is_seeded else ExpansionSum(parameters, terms.plan.ciphertexts)
         self._proofs: dict[int, UpdateProof] = {}
 
     def add(self, data: bytes | bytearray | memoryview) -> int:
@@ -48,7 +56,11 @@ class RoundSum:
         if site in self._proofs:
             raise DuplicateUpdateError("updates of one site", expected=1, got=2)
         self._residues.add(update.residues)
-        self._proofs[site] = update.proof
+        if self._expansions is None:
+            self._proofs[site] = update.proof
+        else:
+            self._expansions.add(update.proof.seeds)
+            self._proofs[site] = update.proof.without_seeds()
         return site
 
     @property
@@ -64,8 +76,11 @@ class RoundSum:
         """
         if self.missing:
             raise CohortIncompleteError("sites missing from the sum", expected="none", got=self.missing)
+        residues = self._residues.reduce()
+        if self._expansions is not None:
+            residues = np.concatenate((residues, self._expansions.residues()))
         return EncryptedAggregate(
             round=self._terms.round,
-            residues=self._residues.reduce(),
+            residues=residues,
             proofs=tuple(self._proofs[site] for site in self._terms.cohort),
         )

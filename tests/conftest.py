@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 with warnings.catch_warnings():
     # Flower's own imports: the typer that it pins takes from click what click has deprecated since
     warnings.filterwarnings("ignore", message="'click.utils", category=DeprecationWarning)
-    from flwr.app import ArrayRecord, Message
+    from flwr.app import ArrayRecord, Context, Message
     from flwr.serverapp.strategy import Result
 
 from clients.app import app
@@ -40,7 +40,7 @@ from protocol.envelope import Request, pack_list, unpack_list
 from protocol.handshake import RUN_BYTES, RunCard, Session
 from protocol.notes import NoteKind, SiteNote, UploadCall
 from protocol.rounds import RoundTerms
-from protocol.terms import TrainingTerms
+from protocol.terms import CryptoTerms, ModelTerms, TrainingTerms
 from scripts.in_process import InProcessGrid
 from server.record import RunRecord
 from strategies.encrypted_fedavg import EncryptedFedAvg
@@ -151,7 +151,7 @@ class Federation:
     def prepare(self, position: int, round_number: int, sums: Sequence[bytes] | None = None) -> bytes:
         """Have a site prepare a round, by default with all sums there are; return its note."""
         aggregates = pack_list(self.sums if sums is None else sums)
-        parts = {"round": struct.pack("<I", round_number), "aggregates": aggregates}
+        parts = {"round": struct.pack("<I", round_number), "history": aggregates}
         return self.ask(position, Request.PREPARE, **parts)["note"]
 
     def prepare_all(self) -> None:
@@ -172,13 +172,12 @@ class Federation:
             kind=NoteKind.READY,
             agreement=agreement,
             session=session.digest,
-            epoch=1,
             round_number=number,
         )
         return RoundTerms(
             agreement=agreement,
             session=session.digest,
-            epoch=1,
+            epoch=agreement.epoch_of(number),
             round=number,
             cohort=tuple(cohort),
             state=note.state,
@@ -203,7 +202,7 @@ class Federation:
             self.sum_up()
 
     def close(self, position: int) -> bytes:
-        return self.ask(position, Request.CLOSE, aggregates=pack_list(self.sums))["note"]
+        return self.ask(position, Request.CLOSE, history=pack_list(self.sums))["note"]
 
     def card_of(self, position: int) -> RunCard:
         return RunCard.from_bytes(self.cards[position], self.agreement, self.run)
@@ -222,10 +221,22 @@ class UnreliableGrid(InProcessGrid):
         super().__init__(app, configs, {"hydra": to_yaml(federation.experiment)})
         self._interfere = interfere
         self._lost: set[str] = set()
+        self._down: dict[int, Context] = {}
+
+    def take_down(self, node):
+        """Have a node vanish: it is not listed, and what was sent to it is never answered."""
+        self._down[node] = self._contexts.pop(node)
+
+    def bring_back(self, node, new_node=None):
+        """Have a node come back, perhaps as another one."""
+        self._contexts[node if new_node is None else new_node] = self._down.pop(node)
 
     def pull_messages(self, message_ids):
         replies = []
         for message_id in message_ids:
+            if message_id in self._waiting and self._waiting[message_id].metadata.dst_node_id not in self._contexts:
+                del self._waiting[message_id]
+                self._lost.add(message_id)
             if message_id not in self._lost:
                 (reply,) = super().pull_messages([message_id])
                 replies.append(self._interfere(reply))
@@ -262,6 +273,21 @@ def summed_once(started_once, tmp_path_factory) -> Federation:
     return federation
 
 
+def run_to_an_expanded_sum(directory: Path) -> Federation:
+    model, crypto = ModelTerms(kind="mlp", hidden=(64, 64)), CryptoTerms(largest_seeded_cohort=SITES - 1)
+    federation = Federation.found(directory, replace(EXPERIMENT, model=model, crypto=crypto))
+    federation.open()
+    for _ in range(2):
+        federation.prepare_all()
+        federation.sum_up()
+    return federation
+
+
+@pytest.fixture(scope="session")
+def expanded_once(tmp_path_factory) -> Federation:
+    return run_to_an_expanded_sum(tmp_path_factory.mktemp("expanded") / "run")
+
+
 @pytest.fixture
 def founded(founded_once, tmp_path) -> Federation:
     """Four sites that have pinned their agreement; no run yet."""
@@ -293,6 +319,18 @@ def found(tmp_path) -> Callable[[ExperimentConfig], Federation]:
 
 
 @pytest.fixture
+def expanded(expanded_once, tmp_path) -> Federation:
+    """A run in which the sum of round 1 is made, expanded and of three ciphertexts, and not delivered."""
+    return expanded_once.copied_to(tmp_path / "expanded")
+
+
+@pytest.fixture
+def run_expanded(tmp_path) -> Callable[[], Federation]:
+    """Run anew what `expanded` has run, in case its sites are to behave in another way."""
+    return lambda: run_to_an_expanded_sum(tmp_path / "expanded")
+
+
+@pytest.fixture
 def grid_of(monkeypatch) -> Callable[..., UnreliableGrid]:
     """Make a Flower grid to a federation's sites: node 100 + position, through the real ClientApp."""
 
@@ -319,15 +357,16 @@ def run(grid_of, monkeypatch) -> Callable[..., Result]:
         nodes=None,
         wrap=lambda grid: grid,
         reports=False,
+        patience_seconds=0.6,
     ):
         if not reports:
-            monkeypatch.setattr("clients.app._write_report", lambda site, run: None)
+            monkeypatch.setattr("clients.answering._write_report", lambda site, run: None)
         strategy = EncryptedFedAvg(
             terms=federation.experiment.terms,
             sites=len(federation.everyone),
             join_seconds=0.0,
-            ready_seconds=0.1,
-            upload_seconds=0.1,
+            ready_seconds=patience_seconds,
+            upload_seconds=patience_seconds,
             journal=RunRecord(federation.directory / "provider"),
         )
         grid = wrap(grid_of(federation, interfere, nodes=nodes))

@@ -12,10 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coalition import LEAST_LIKELY, Insider, stands_at, truth, uniform_noise_p, uniform_residues_p
+from coalition import LEAST_LIKELY, Insider, stands_at, truth, uniform_noise_p, uniform_residues_p, weaken_pairs
 
-from clients.keys import PairKeys
-from clients.secret import SecretBytes
 from protocol.errors import ResidualError
 from protocol.masks import mask_residues
 from protocol.schedule import expand, extract
@@ -27,17 +25,18 @@ EVERYONE, INSIDERS, HONEST = (0, 1, 2, 3, 4), (0, 2, 4), (1, 3)
 
 @pytest.fixture
 def consortium(found, founded_once):
-    """Five hospitals that tolerate three colluders, with round 1 prepared."""
+    """Five hospitals that tolerate three colluders."""
     experiment = founded_once.experiment
     cohort = CohortTerms(tolerated_colluders=3, smallest_cohort=5)
-    federation = found(
-        replace(experiment, federation=replace(experiment.federation, sites=len(EVERYONE), cohort=cohort))
-    )
+    return found(replace(experiment, federation=replace(experiment.federation, sites=len(EVERYONE), cohort=cohort)))
+
+
+def start(federation):
+    """Open a run and have round 1 prepared."""
     federation.open()
     federation.prepare_all()
     federation.sum_up()
     federation.prepare_all()
-    return federation
 
 
 def honest_updates(federation, insiders):
@@ -56,9 +55,10 @@ def test_pair_keys_from_a_secret_of_the_whole_group_give_single_updates_away(con
     def group_key(one, other, secret):
         return extract(secret.reveal(), bytes([min(one, other), max(one, other)]))
 
-    monkeypatch.setattr(
-        PairKeys, "_agree", lambda self, card, _, __, secret: SecretBytes(group_key(self._site, card.site, secret))
+    weaken_pairs(
+        monkeypatch, lambda card, *, site, consortium_secret, **_: group_key(site, card.site, consortium_secret)
     )
+    start(consortium)
     agreement, insiders = consortium.agreement, [Insider(consortium, site) for site in INSIDERS]
     updates = honest_updates(consortium, insiders)
 
@@ -77,6 +77,7 @@ def test_pair_keys_from_a_secret_of_the_whole_group_give_single_updates_away(con
 
 
 def test_the_coalition_gets_the_sum_of_the_two_and_nothing_else(consortium):
+    start(consortium)
     agreement, insiders = consortium.agreement, [Insider(consortium, site) for site in INSIDERS]
 
     updates = honest_updates(consortium, insiders)

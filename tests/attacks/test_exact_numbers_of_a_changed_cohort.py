@@ -17,6 +17,7 @@ from coalition import Insider, call_parts, collect, journal, refusal, truth
 from forgery import patients
 
 from clients.run_files import RunFiles
+from clients.upload_journal import UploadJournal
 from protocol.envelope import Request
 from protocol.packing import METRIC_FIELDS, PackingPlan, RoundKind
 from protocol.terms import ModelTerms
@@ -85,7 +86,8 @@ def test_a_changed_cohort_goes_without_them(converged):
 
 
 def test_a_second_statistics_round_gives_the_victim_s_counts_if_sites_answer_it(opened, monkeypatch):
-    monkeypatch.setattr(RunFiles, "uploaded", lambda self, state, cohort=None: None)
+    for question in ("uploaded", "first_cohort"):
+        monkeypatch.setattr(UploadJournal, question, lambda self, state, cohort=None: None)
     opened.prepare_all()
     insider, plan = Insider(opened, INSIDER), opened.agreement.plan(RoundKind.STATISTICS)
 

@@ -1,10 +1,10 @@
 """One altered sum whose plaintext is the CKKS key: whoever sees it released, or a model made of it, has the key.
 
 Who: the provider, where a released model is published. Want: the CKKS key.
-How: a ciphertext of zero and the scale decrypts to scale times key, on the grid and without any noise.
-Answer: tags cover the first polynomial and the digest of the seeds, and the second polynomial is made of the seeds
-alone. Any later form in which the provider sends the second polynomial must tag it as well: that is the defence
-switched off here. Source: Li, Micciancio, On the security of homomorphic encryption on approximate numbers (2021).
+How: in a large cohort the provider sends the sum of the second polynomials. A constant added to it adds a multiple of
+the key to what the sum decrypts to, on the grid and without any noise. Answer: tags cover the second polynomials that
+the provider sends. In smaller cohorts it sends the seeds, which leave it no choice, and whose digest is under the tag.
+Source: Li, Micciancio, On the security of homomorphic encryption on approximate numbers (2021).
 """
 
 from __future__ import annotations
@@ -13,44 +13,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tenseal.sealapi as seal
-from coalition import Insider, prepare_parts, refusal, stands_at
-from forgery import key_polynomial, ring, without_tags
+from coalition import Insider, prepare_parts, refusal, stands_at, truth
+from forgery import key_polynomial, ring, with_tags_of_first_polynomials_alone, without_tags
 
-from clients.ckks import Decryptor
 from clients.release import release
 from clients.run_files import RunFiles
-from clients.seal_format import _HEADER, _MAGIC, _decompress
 from protocol.envelope import Request
-from protocol.errors import ResidualError
+from protocol.errors import ResidualError, TagError
 from protocol.update import EncryptedAggregate
+
+ABOVE_THE_SUM = 1 << 22
+"""In grid steps: the key's coefficients, -1, 0 and 1, times this stand out from all but the largest summed values."""
 
 
 @pytest.fixture
 def delivered(started):
-    """A run in which the sum of round 1 is made and not delivered."""
+    """A run in which the sum of round 1 is made, seeded, and not delivered."""
     started.sum_up()
     return started
-
-
-@pytest.fixture
-def taken_as_sent(monkeypatch):
-    """Sites that take the second polynomial from the provider, in place of making it of the seeds."""
-
-    def send(polynomial):
-        def slots_of(self, residues, seeds, row, scratch):
-            public = self._backend
-            public.load(scratch.write(public.template.build(residues, seeds[0][:64]))).save(scratch.path)
-            saved = scratch.read()
-            body = _decompress(saved)[: -polynomial.nbytes] + polynomial.astype("<u8").tobytes()
-            header = _HEADER.pack(_MAGIC, _HEADER.size, saved[3], saved[4], 0, 0, _HEADER.size + len(body))
-            plaintext = seal.Plaintext()
-            self._decryptor.decrypt(public.load(scratch.write(header + body)), plaintext)
-            return public.encoder.decode_complex(plaintext)
-
-        monkeypatch.setattr(Decryptor, "_slots_of", slots_of)
-
-    return send
 
 
 def released(federation, aggregate):
@@ -60,35 +40,8 @@ def released(federation, aggregate):
     return release(aggregate, terms=terms, state=state, epoch_keys=insider.epoch_keys, own_proof=None)
 
 
-def nothing_but_zeros(federation):
-    aggregate = EncryptedAggregate.from_bytes(federation.sums[1], federation.agreement)
-    return replace(aggregate, residues=np.zeros_like(aggregate.residues))
-
-
-def test_without_tags_a_second_polynomial_of_the_provider_s_choice_releases_the_key(
-    delivered, taken_as_sent, monkeypatch
-):
-    parameters = delivered.agreement.parameters
-    without_tags(monkeypatch)
-    taken_as_sent(np.full(parameters.ring_degree, int(parameters.scale), dtype=np.uint64))
-
-    plaintext = released(delivered, nothing_but_zeros(delivered))
-
-    key = key_polynomial(Insider(delivered, 0).epoch_keys.ckks)
-    assert np.array_equal(ring(parameters).values(plaintext[0]), key)
-    assert set(plaintext[0].tolist()) == {-1, 0, 1}
-
-
-def test_even_without_tags_seeds_leave_no_choice_and_the_noise_gives_the_sum_away(delivered, monkeypatch):
-    without_tags(monkeypatch)
-
-    with pytest.raises(ResidualError):
-        released(delivered, nothing_but_zeros(delivered))
-
-
-def with_other_seeds(aggregate, _):
-    first, *rest = aggregate.proofs
-    return replace(aggregate, proofs=(replace(first, seeds=bytes(len(first.seeds))), *rest))
+def sum_of_round_1(federation):
+    return EncryptedAggregate.from_bytes(federation.sums[1], federation.agreement)
 
 
 def with_zeros(aggregate, _):
@@ -99,17 +52,81 @@ def with_scale(aggregate, parameters):
     return replace(aggregate, residues=np.full_like(aggregate.residues, int(parameters.scale)))
 
 
+def with_other_seeds(aggregate, _):
+    first, *rest = aggregate.proofs
+    other = replace(first, seeds=bytes(len(first.seeds)), seeds_digest=bytes(32))
+    return replace(aggregate, proofs=(other, *rest))
+
+
+def with_the_key_as_plaintext(aggregate, parameters):
+    """Return zeros as first polynomials and the scale as second ones."""
+    residues = np.zeros_like(aggregate.residues)
+    residues[len(residues) // 2 :] = int(parameters.scale)
+    return replace(aggregate, residues=residues)
+
+
+def with_the_key_above_the_sum(aggregate, parameters):
+    """Leave the first polynomials as they are and add a constant to the second ones."""
+    residues = aggregate.residues.astype(np.uint64)
+    residues[len(residues) // 2 :] += np.uint64(int(parameters.scale) * ABOVE_THE_SUM)
+    return replace(aggregate, residues=(residues % np.uint64(parameters.modulus)).astype(aggregate.residues.dtype))
+
+
+def test_without_tags_a_second_polynomial_of_the_provider_s_choice_releases_the_key(expanded, monkeypatch):
+    without_tags(monkeypatch)
+    parameters = expanded.agreement.parameters
+
+    plaintext = released(expanded, with_the_key_as_plaintext(sum_of_round_1(expanded), parameters))
+
+    key = key_polynomial(Insider(expanded, 0).epoch_keys.ckks)
+    assert all(np.array_equal(ring(parameters).values(row), key) for row in plaintext)
+    assert set(plaintext[0].tolist()) == {-1, 0, 1}
+
+
+def test_tags_over_the_first_polynomials_alone_release_the_key_above_the_honest_sum(run_expanded, monkeypatch):
+    with_tags_of_first_polynomials_alone(monkeypatch)
+    federation = run_expanded()
+    parameters = federation.agreement.parameters
+    honest = sum(truth(federation, site) for site in federation.everyone)
+
+    with pytest.raises(TagError):  # the first polynomials are covered
+        released(federation, with_zeros(sum_of_round_1(federation), parameters))
+    plaintext = released(federation, with_the_key_above_the_sum(sum_of_round_1(federation), parameters))
+
+    # the same key in every row: a few large counts of the honest sum cannot hide it
+    coefficients = np.median(np.rint(plaintext / ABOVE_THE_SUM), axis=0).astype(np.int64)
+    key = key_polynomial(Insider(federation, 0).epoch_keys.ckks)
+    assert np.array_equal(ring(parameters).values(coefficients), key)
+    assert np.array_equal(plaintext - coefficients * ABOVE_THE_SUM, honest)
+
+
+def test_even_without_tags_seeds_leave_no_choice_and_the_noise_gives_the_sum_away(delivered, monkeypatch):
+    without_tags(monkeypatch)
+
+    with pytest.raises(ResidualError):
+        released(delivered, with_zeros(sum_of_round_1(delivered), delivered.agreement.parameters))
+
+
 @pytest.mark.parametrize(
-    ("alter", "error"),
-    [(with_zeros, "TagError"), (with_scale, "TagError"), (with_other_seeds, "SignatureError")],
+    ("form", "alter", "error"),
+    [
+        ("delivered", with_zeros, "TagError"),
+        ("delivered", with_scale, "TagError"),
+        ("delivered", with_other_seeds, "SignatureError"),
+        ("expanded", with_zeros, "TagError"),
+        ("expanded", with_scale, "TagError"),
+        ("expanded", with_the_key_as_plaintext, "TagError"),
+        ("expanded", with_the_key_above_the_sum, "TagError"),
+        ("expanded", with_other_seeds, "SignatureError"),
+    ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_with_tags_neither_polynomial_can_be_chosen(delivered, grid_of, alter, error):
-    before = stands_at(delivered, 1)
-    aggregate = EncryptedAggregate.from_bytes(delivered.sums[1], delivered.agreement)
-    altered = alter(aggregate, delivered.agreement.parameters).to_bytes()
+def test_with_tags_neither_polynomial_can_be_chosen(request, grid_of, form, alter, error):
+    federation = request.getfixturevalue(form)
+    before = stands_at(federation, 1)
+    altered = alter(sum_of_round_1(federation), federation.agreement.parameters).to_bytes()
 
-    got = refusal(grid_of(delivered), delivered, 1, Request.PREPARE, **prepare_parts(2, [altered]))
+    got = refusal(grid_of(federation), federation, 1, Request.PREPARE, **prepare_parts(2, [altered]))
 
     assert got == error
-    assert stands_at(delivered, 1) == before
+    assert stands_at(federation, 1) == before

@@ -1,7 +1,7 @@
 """Two sums over cohorts that differ by one site: their difference is that site's update.
 
 Who: the provider, and one site that decrypts for it. Want: the victim's update (or its statistics), bit for bit.
-Answer: one upload per state, ever (`RunFiles.uploaded` and the journal; a process that starts anew reads the same
+Answer: one upload per state, ever (`UploadJournal`; a process that starts anew reads the same
 journal); and a state that begins with the agreement alone, so that a second run is no second chance. Fresh masks and
 fresh ciphertexts do not help. Two client processes at once: `test_two_processes.py`.
 """
@@ -13,8 +13,8 @@ import os
 import pytest
 from coalition import Insider, call_parts, collect, journal, model_fields, open_again, prepare_parts, refusal, truth
 
-import clients.rounds
-from clients.run_files import RunFiles
+import clients.state_chain
+from clients.upload_journal import UploadJournal
 from protocol.envelope import Request
 from protocol.errors import SecondUploadError
 from protocol.handshake import RUN_BYTES
@@ -28,7 +28,12 @@ EVERYONE, ALL_BUT_THE_VICTIM = (0, 1, 2, 3), (0, 1, 2)
 @pytest.fixture
 def forgetful(monkeypatch):
     """Sites that do not look up what has left them."""
-    return lambda: monkeypatch.setattr(RunFiles, "uploaded", lambda self, state, cohort=None: None)
+
+    def forget():
+        for question in ("uploaded", "first_cohort"):
+            monkeypatch.setattr(UploadJournal, question, lambda self, state, cohort=None: None)
+
+    return forget
 
 
 def test_without_the_journal_two_training_sums_give_the_victim_s_update(started, forgetful):
@@ -74,7 +79,7 @@ def test_a_second_cohort_for_one_state_is_refused_by_every_site(started, grid_of
 
 
 def test_if_states_began_with_the_run_two_runs_would_give_the_victim_s_statistics(opened, monkeypatch):
-    monkeypatch.setattr(clients.rounds, "initial_state", lambda agreement: digest("state", agreement, opened.run))
+    monkeypatch.setattr(clients.state_chain, "initial_state", lambda agreement: digest("state", agreement, opened.run))
     opened.prepare_all()
     secret = truth(opened, VICTIM)
     first = Insider(opened, INSIDER).read_sum(collect(opened, EVERYONE))
@@ -87,10 +92,28 @@ def test_if_states_began_with_the_run_two_runs_would_give_the_victim_s_statistic
     assert (first - second == secret).all()
 
 
-def test_a_second_run_of_one_agreement_gets_nothing(opened, grid_of):
+def test_a_second_run_of_one_agreement_is_not_joined(opened, grid_of):
     opened.prepare_all()
     collect(opened, EVERYONE)
+    first_run, opened.run = opened.run, os.urandom(RUN_BYTES)
+    grid = grid_of(opened)
+
+    for site in ALL_BUT_THE_VICTIM:
+        assert refusal(grid, opened, site, Request.ANNOUNCE) == SecondUploadError.__name__
+        assert not opened.run_path(site).exists()
+    opened.run = first_run
+    for site in ALL_BUT_THE_VICTIM:
+        assert opened.ask(site, Request.ANNOUNCE)["card"] == opened.cards[site]
+
+
+def test_a_second_run_that_was_opened_before_the_first_one_began_gets_nothing(opened, grid_of):
+    first = opened.run, opened.session
     open_again(opened, ALL_BUT_THE_VICTIM)
+    second = opened.run, opened.session
+    opened.run, opened.session = first
+    opened.prepare_all()
+    collect(opened, EVERYONE)
+    opened.run, opened.session = second
     grid = grid_of(opened)
 
     for site in ALL_BUT_THE_VICTIM:

@@ -15,10 +15,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coalition import refusal, truth
+from coalition import refusal, truth, weaken_pairs
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from forgery import patients
 
+import clients.opening
 from clients.ckks import Decryptor
 from clients.identity import Identity
 from clients.keys import EpochKeys, PairKeys
@@ -51,10 +52,10 @@ def unsigned(monkeypatch):
 def anonymous(monkeypatch):
     """Sites whose pair keys come from the two fresh keys alone."""
 
-    def agree(self, card, identity, ephemeral, consortium_secret):
-        return SecretBytes(extract(b"", ephemeral.exchange(X25519PublicKey.from_public_bytes(card.exchange_key))))
+    def agree(card, *, ephemeral, **_):
+        return extract(b"", ephemeral.exchange(X25519PublicKey.from_public_bytes(card.exchange_key)))
 
-    return lambda: monkeypatch.setattr(PairKeys, "_agree", agree)
+    return lambda: weaken_pairs(monkeypatch, agree)
 
 
 class PlantingProvider:
@@ -79,9 +80,14 @@ class PlantingProvider:
             agreement=self.agreement,
             session=self.session,
             site=STEWARD,
-            identity=self.identity,
-            ephemeral=ephemeral,
-            consortium_secret=SecretBytes(bytes(32)),  # it can only guess
+            secrets=clients.opening.agree_pairs(
+                agreement=self.agreement,
+                session=self.session,
+                site=STEWARD,
+                identity=self.identity,
+                ephemeral=ephemeral,
+                consortium_secret=SecretBytes(bytes(32)),  # it can only guess
+            ),
         )
 
     def open_parts(self, site: int) -> dict[str, bytes]:
@@ -101,7 +107,7 @@ def test_in_an_anonymous_sealed_box_the_provider_plants_its_key_and_reads_the_su
     provider = PlantingProvider(announced)
     for site in VICTIMS:
         announced.ask(site, Request.OPEN, **provider.open_parts(site))
-        assert RunFiles(announced.vault(site), announced.run).epoch() == (1, provider.secret)
+        assert RunFiles(announced.vault(site), announced.run).epoch().common == provider.secret
     announced.session = provider.session.to_bytes()
     for site in VICTIMS:
         announced.prepare(site, 0)

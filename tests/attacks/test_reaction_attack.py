@@ -20,7 +20,7 @@ import pytest
 from coalition import Insider, prepare_parts, refusal, stands_at, truth
 from forgery import key_polynomial, ring, second_polynomial, shifted, without_tags
 
-import clients.rounds
+import clients.state_chain
 from clients.release import release
 from clients.run_files import MAX_TRIES, RunFiles
 from protocol.envelope import Request
@@ -197,7 +197,7 @@ def test_even_without_tags_the_first_refusal_for_noise_is_a_site_s_last_answer(s
 
 
 def test_even_refusals_end_after_max_tries(started, grid_of, monkeypatch):
-    monkeypatch.setattr(clients.rounds, "MAX_TRIES", 3)
+    monkeypatch.setattr(clients.state_chain, "MAX_TRIES", 3)
     grid, before = grid_of(started), stands_at(started, 1)
     data = started.sum_up()
     altered = shifted(data, started.agreement, np.ones(2048, dtype=np.uint64))

@@ -1,9 +1,13 @@
 """Ten thousand schedules of a provider that misbehaves on purpose, and an observer who sees everything.
 
 Who: an active provider that drops, delays, repeats, reorders and alters messages, tells each site another story, and
-whose sites' processes end and start at the worst moments. What must hold after every message: no state has two updates;
-nothing is decrypted but the exact sum of one cohort's updates; one state means one model; a refusal changes nothing
-but log and tries; no secret leaves; a site answers for one session of a run and to few wrong sums of a round.
+whose sites' processes end and start at the worst moments; in some of them one site signs for it that nothing has left;
+and people who overrule each other's sites. What must hold after every message: no state has two updates; two updates of
+one round differ by sites that were given up; nothing leaves after a void note, and none is signed after something left;
+two sums of a round that provider and colluder can read tell no site apart that people have not overruled; nothing is
+decrypted but the exact sum of one cohort's updates; one state means one model; a refusal changes nothing but log and
+tries; no secret leaves, and none of an epoch that is over is kept; a site answers for one session of a run and to few
+wrong sums of a round.
 
 Everything is the product's, with real keys, vaults and ciphertexts, but for the statistics and the training. A failure
 prints its seed and operations; `SCHEDULE_SEED=<seed>` in the environment plays that schedule alone.
@@ -12,30 +16,37 @@ prints its seed and operations; `SCHEDULE_SEED=<seed>` in the environment plays 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from misbehaviour.hospital import TinyLearner
-from misbehaviour.observer import Violation
 from misbehaviour.play import Theatre
+from misbehaviour.promises import Violation
 from misbehaviour.pure import remember
 from misbehaviour.schedule import Fault, Stage, schedule_of
 
 import clients.release
-import clients.rounds
-from clients.keys import PairKeys
+import clients.state_chain
+from clients.keys import EpochSecrets, PairKeys
 from clients.opening import Opening
+from clients.rounds import Rounds
 from clients.run_files import RunFiles
 from clients.site import Site
+from clients.upload_journal import UploadJournal
+from protocol.agreement import SiteCard
 from protocol.errors import ProtocolError, SecondUploadError
 from protocol.handshake import Session
+from protocol.notes import SiteNote
 
 SCHEDULES = 10_000
 BATCH = 200
 FIRST_FEW = 200
-FEW_TRIES = 6
+FIRST_MANY = 400
+FEW_TRIES = 4
 MEMORY = Path("/dev/shm")
 ONE_SEED = os.environ.get("SCHEDULE_SEED")
 BATCHES = (
@@ -53,7 +64,7 @@ def theatre():
         pytest.MonkeyPatch.context() as patch,
     ):
         remember(patch)
-        patch.setattr(clients.rounds, "MAX_TRIES", FEW_TRIES)
+        patch.setattr(clients.state_chain, "MAX_TRIES", FEW_TRIES)
         yield Theatre(Path(directory), patch)
 
 
@@ -64,15 +75,16 @@ def test_no_schedule_makes_a_site_break_a_promise(theatre, seeds):
 
 
 def upload_again_for_another_cohort(patch):
-    uploaded = RunFiles.uploaded
+    uploaded = UploadJournal.uploaded
 
-    def forgetful(files, state, cohort=None):
+    def forgetful(journal, state, cohort=None):
         try:
-            return uploaded(files, state, cohort)
+            return uploaded(journal, state, cohort)
         except SecondUploadError:
             return None
 
-    patch.setattr(RunFiles, "uploaded", forgetful)
+    patch.setattr(UploadJournal, "uploaded", forgetful)
+    patch.setattr(UploadJournal, "first_cohort", lambda journal, state: None)
 
 
 def release_without_tags(patch):
@@ -95,7 +107,56 @@ def try_without_limit(patch):
     patch.setattr(RunFiles, "tries", lambda files: 0)
 
 
+def upload_for_any_cohort(patch):
+    check_cohort = Rounds._check_cohort
+
+    def forgetful(rounds, cohort, position):
+        rounds._files.journal.first_cohort = lambda state: None
+        check_cohort(rounds, cohort, position)
+
+    patch.setattr(Rounds, "_check_cohort", forgetful)
+
+
+def sign_void_after_an_upload(patch):
+    handle_void = Rounds.handle_void
+
+    def forgetful(rounds, round_number):
+        rounds._files.journal.first_cohort = lambda state: None
+        return handle_void(rounds, round_number)
+
+    patch.setattr(Rounds, "handle_void", forgetful)
+
+
+def upload_after_void(patch):
+    patch.setattr(UploadJournal, "has_voided", lambda journal, state: False)
+
+
+def take_unsigned_notes(patch):
+    parse = SiteNote.from_bytes
+
+    def unsigned(data, **expected):
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(SiteCard, "verify", lambda card, signature, message: None)
+            return parse(data, **expected)
+
+    patch.setattr(SiteNote, "from_bytes", unsigned)
+
+
+def upload_in_any_run(patch):
+    patch.setattr(UploadJournal, "check_run", lambda journal, state: None)
+
+
+def count_epochs_only(patch):
+    patch.setattr(EpochSecrets, "next", lambda secrets: replace(secrets, epoch=secrets.epoch + 1))
+
+
 DEFENCES = {
+    upload_for_any_cohort: "uploads in one round for",
+    sign_void_after_an_upload: "signs that nothing has left in a round, and something has",
+    upload_after_void: "in which it has signed that nothing will leave",
+    take_unsigned_notes: "and tell them apart by",
+    upload_in_any_run: "uploads in two runs for one round",
+    count_epochs_only: "still has the secrets of an epoch that is over",
     upload_again_for_another_cohort: "two different updates of site",
     release_without_tags: "a decryption of",
     mask_without_state: "made in different states, and their sum can be read",
@@ -107,8 +168,7 @@ DEFENCES = {
 @pytest.mark.parametrize("switch_off", DEFENCES, ids=lambda switch_off: switch_off.__name__)
 def test_with_a_defence_switched_off_one_of_the_first_few_schedules_fails(theatre, monkeypatch, switch_off):
     switch_off(monkeypatch)
-    with pytest.raises(Violation, match=DEFENCES[switch_off]):
-        play_first_few(theatre)
+    assert any(re.search(DEFENCES[switch_off], violation) for violation in violations(theatre))
 
 
 def learn_alone(patch):
@@ -141,7 +201,7 @@ def keep_what_was_refused(patch):
 
 
 def upload_before_the_journal(patch):
-    patch.setattr(RunFiles, "keep_upload", lambda files, data, **entry: None)
+    patch.setattr(UploadJournal, "keep_upload", lambda journal, data, **entry: None)
 
 
 def refuse_without_a_name(patch):
@@ -163,16 +223,13 @@ MISTAKES = {
 @pytest.mark.parametrize("make", MISTAKES, ids=lambda make: make.__name__)
 def test_the_observer_notices_a_mistake_within_the_first_few_schedules(theatre, monkeypatch, make):
     make(monkeypatch)
-    with pytest.raises(Violation, match=MISTAKES[make]):
-        play_first_few(theatre)
+    assert any(re.search(MISTAKES[make], violation) for violation in violations(theatre))
 
 
 def test_a_violation_tells_the_seed_and_the_operations(theatre, monkeypatch):
     announce_the_identity(monkeypatch)
-    with pytest.raises(Violation) as failure:
-        play_first_few(theatre)
 
-    head, schedule, *operations = str(failure.value).splitlines()
+    head, schedule, *operations = next(violations(theatre)).splitlines()
     seed = int(schedule.removeprefix("schedule ").split(":")[0])
     with pytest.raises(Violation, match=head):
         theatre.play(schedule_of(seed))
@@ -201,11 +258,15 @@ def test_schedules_reach_every_stage_and_fault_and_what_sites_refuse(theatre):
     assert set(stages) == set(Stage)
     assert set(faults) == set(Fault)
     assert {"TagError", "SecondUploadError", "SessionMismatchError", "CohortError", "SignatureError"} <= set(refusals)
+    assert {"StateMismatchError", "RoundMismatchError", "SiteMismatchError"} <= set(refusals)
     assert completed
 
 
 def test_only_where_two_cohorts_fit_in_can_sites_be_led_apart(theatre):
-    """Of 2m sites or more a provider can make two consortia, each with sums of its own; of fewer it cannot."""
+    """Of 2m sites or more a provider can make two consortia, each with sums of its own; of fewer it cannot.
+
+    What it can do to some sites of fewer is to withhold void notes, and then they cannot go on with the others.
+    """
     led_apart = Counter()
     for seed in range(FIRST_FEW):
         schedule = schedule_of(seed)
@@ -216,6 +277,10 @@ def test_only_where_two_cohorts_fit_in_can_sites_be_led_apart(theatre):
     assert led_apart[3] == 0
 
 
-def play_first_few(theatre):
-    for seed in range(FIRST_FEW):
-        theatre.play(schedule_of(seed))
+def violations(theatre):
+    """Yield the texts of the violations among the first schedules."""
+    for seed in range(FIRST_MANY):
+        try:
+            theatre.play(schedule_of(seed))
+        except Violation as violation:
+            yield str(violation)

@@ -14,13 +14,12 @@ import os
 from dataclasses import replace
 
 import pytest
-from coalition import refusal
+from coalition import refusal, weaken_pairs
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from clients.keys import EpochKeys, PairKeys
-from clients.opening import Opening
 from clients.run_files import RunFiles
-from clients.secret import SecretBytes
+from clients.run_keys import RunKeys
 from protocol.agreement import SiteCard
 from protocol.envelope import Request
 from protocol.errors import SealError
@@ -39,13 +38,13 @@ def announced(founded):
 
 
 def pair_keys(federation, site: int) -> PairKeys:
-    return Opening(federation.member(site), federation.run).pair_keys(federation.parsed_session())
+    return RunKeys.load(federation.member(site), federation.run).pairs
 
 
 def sealed_by_steward(federation, to: int, *, secret=None, epoch: int = 1) -> SealedSecret:
     """Seal a secret, by default the run's, with the steward's own keys."""
     member, session = federation.member(STEWARD), federation.parsed_session()
-    secret = secret or RunFiles(member.vault, federation.run).epoch()[1]
+    secret = secret or RunFiles(member.vault, federation.run).epoch().common
     check = EpochKeys(secret, federation.agreement, session.digest).check()
     return pair_keys(federation, STEWARD).seal(secret, check, member.identity, epoch=epoch, to=to)
 
@@ -111,11 +110,11 @@ def test_even_without_the_signature_it_does_not_open(announced, grid_of, monkeyp
 def static(monkeypatch):
     """Have pair keys, and the run's digest, say nothing about this run's fresh keys."""
 
-    def agree(self, card, identity, ephemeral, consortium_secret):
-        peer = X25519PublicKey.from_public_bytes(bytes.fromhex(self._agreement.roster[card.site].exchange_key))
-        return SecretBytes(extract(consortium_secret.reveal(), identity.exchange_key.exchange(peer)))
+    def agree(card, *, agreement, identity, consortium_secret, **_):
+        peer = X25519PublicKey.from_public_bytes(bytes.fromhex(agreement.roster[card.site].exchange_key))
+        return extract(consortium_secret.reveal(), identity.exchange_key.exchange(peer))
 
-    monkeypatch.setattr(PairKeys, "_agree", agree)
+    weaken_pairs(monkeypatch, agree)
     monkeypatch.setattr(Session, "digest", property(lambda self: bytes(32)))
 
 
@@ -124,13 +123,13 @@ def test_with_static_keys_alone_the_secret_of_an_earlier_run_is_taken_for_new(an
     announced.run = os.urandom(RUN_BYTES)
     announced.announce()
     announced.entrust()
-    learnt = RunFiles(announced.vault(STEWARD), announced.run).epoch()[1]  # say, from a backup of that time
+    learnt = RunFiles(announced.vault(STEWARD), announced.run).epoch().common  # say, from a backup of that time
     old, _ = of_an_earlier_run(announced)
 
     announced.ask(VICTIM, Request.OPEN, **present(announced, old))
 
-    assert RunFiles(announced.vault(VICTIM), announced.run).epoch() == (1, learnt)
-    assert RunFiles(announced.vault(STEWARD), announced.run).epoch() != (1, learnt)
+    assert RunFiles(announced.vault(VICTIM), announced.run).epoch().common == learnt
+    assert RunFiles(announced.vault(STEWARD), announced.run).epoch().common != learnt
 
 
 def test_with_neither_signature_nor_epoch_in_the_key_another_epoch_s_secret_is_taken(announced, monkeypatch):
@@ -140,20 +139,21 @@ def test_with_neither_signature_nor_epoch_in_the_key_another_epoch_s_secret_is_t
 
     announced.ask(VICTIM, Request.OPEN, **present(announced, replace(sealed, **changes)))
 
-    assert RunFiles(announced.vault(VICTIM), announced.run).epoch() != (
-        RunFiles(announced.vault(STEWARD), announced.run).epoch()
-    )
+    of_victim, of_steward = (RunFiles(announced.vault(site), announced.run).epoch() for site in (VICTIM, STEWARD))
+    assert of_victim.common != of_steward.common
 
 
-def test_with_one_key_for_all_sites_a_secret_opens_at_whom_it_was_not_sealed_to(announced, monkeypatch):
+def test_with_one_key_for_all_sites_a_secret_opens_at_whom_it_was_not_sealed_to(founded, monkeypatch):
     monkeypatch.setattr(SiteCard, "verify", lambda *_: None)
-    monkeypatch.setattr(PairKeys, "_agree", lambda self, card, identity, ephemeral, secret: secret)
+    weaken_pairs(monkeypatch, lambda card, *, consortium_secret, **_: consortium_secret.reveal())
     monkeypatch.setattr(PairKeys, "_sealing_key", key_without("recipient"))
-    sealed, changes = of_another_recipient(announced)
+    founded.announce()
+    founded.entrust()
+    sealed, changes = of_another_recipient(founded)
 
-    announced.ask(VICTIM, Request.OPEN, **present(announced, replace(sealed, **changes)))
+    founded.ask(VICTIM, Request.OPEN, **present(founded, replace(sealed, **changes)))
 
-    assert RunFiles(announced.vault(VICTIM), announced.run).session() is not None
+    assert RunFiles(founded.vault(VICTIM), founded.run).session() is not None
 
 
 def key_without(*names: str):
@@ -170,7 +170,7 @@ def key_without(*names: str):
         }
         for left_out in names:
             del fields[left_out]
-        return expand(self._keys[peer].reveal(), "seal", *fields.values())
+        return expand(self._secrets[peer].reveal(), "seal", *fields.values())
 
     return sealing_key
 
@@ -185,7 +185,7 @@ def test_without_the_direction_in_the_key_a_reflected_secret_opens(announced, mo
 
     opened = pair_keys(announced, STEWARD).open(reflected(announced))
 
-    assert opened == RunFiles(announced.vault(STEWARD), announced.run).epoch()[1]
+    assert opened == RunFiles(announced.vault(STEWARD), announced.run).epoch().common
 
 
 def test_a_reflected_secret_does_not_open_and_is_not_the_steward_s_to_take(announced, grid_of):

@@ -8,6 +8,9 @@ an exception to the provider.
 
 from __future__ import annotations
 
+import io
+import logging
+
 import pytest
 import tenseal.sealapi as seal
 from coalition import prepare_parts, refusal
@@ -15,17 +18,18 @@ from flwr.app import Message
 from forgery import patients
 
 import clients.app
-import clients.rounds
+import clients.run_keys
 import protocol.update
-from clients.ckks import Decryptor, SecretKey, backend
+from clients.ckks import Decryptor, SecretKey
 from clients.keys import EpochKeys
 from clients.run_files import RunFiles
-from clients.seal_format import ScratchFile
-from clients.site import REQUEST_PARTS, Site
-from protocol.envelope import Request, pack_envelope, unpack_envelope
+from clients.site import Site
+from protocol.backend import backend
+from protocol.envelope import REQUEST_PARTS, Request, pack_envelope, unpack_envelope
 from protocol.errors import RunPausedError, SecretMaterialError
 from protocol.handshake import Session
 from protocol.packing import RoundKind
+from protocol.scratch_file import ScratchFile
 from protocol.update import EncryptedAggregate
 
 LEAKING = 1
@@ -44,7 +48,7 @@ class Leak:
         self.after += bool(self.key)
         if reply.metadata.message_type == Request.UPLOAD and reply.metadata.src_node_id == 100 + LEAKING:
             self._uploads += 1
-            if self._uploads == 2:
+            if self._uploads >= 2:
                 self.key = self._saved_key()
                 reply.content = pack_envelope({"update": self.key})
         return reply
@@ -56,7 +60,7 @@ class Leak:
         files = RunFiles(vault, run)
         session = Session.from_bytes(files.session(), agreement, run)
         with ScratchFile() as scratch:
-            EpochKeys(files.epoch()[1], agreement, session.digest).ckks._key.save(scratch.path)
+            EpochKeys(files.epoch().common, agreement, session.digest).ckks._key.save(scratch.path)
             return scratch.read()
 
 
@@ -71,7 +75,7 @@ def test_unnoticed_a_key_in_place_of_an_update_is_one_more_bad_message_and_reads
     with pytest.raises(RunPausedError):  # waits for a better update, and calls other sites meanwhile
         run(founded, leak)
 
-    assert leak.after == 2
+    assert leak.after > 0
     parameters, key = agreement.parameters, seal.SecretKey()
     with ScratchFile() as scratch:
         key.load(backend(parameters).context, scratch.write(leak.key))
@@ -98,12 +102,12 @@ def test_a_key_in_place_of_an_update_stops_the_provider_s_run_at_once(run, found
 @pytest.fixture
 def clumsy(opened, monkeypatch):
     """A site whose code fails with a secret in the text; return the secret."""
-    secret = RunFiles(opened.vault(LEAKING), opened.run).epoch()[1].reveal()
+    secret = RunFiles(opened.vault(LEAKING), opened.run).epoch().common.reveal()
 
     def fail(self, secret, agreement, session):
         raise RuntimeError(f"cannot expand {secret.reveal().hex()}")
 
-    monkeypatch.setattr(clients.rounds.EpochKeys, "__init__", fail)
+    monkeypatch.setattr(clients.run_keys.EpochKeys, "__init__", fail)
     return secret
 
 
@@ -122,11 +126,20 @@ def test_unguarded_the_text_of_an_exception_reaches_the_provider(opened, grid_of
     assert clumsy.hex() in str(told.value)
 
 
-def test_guarded_the_provider_is_told_one_constant_and_the_site_s_own_log_no_secret(opened, grid_of, clumsy, caplog):
+@pytest.fixture
+def logged():
+    """Return what the process logs, as it is written."""
+    handler = logging.StreamHandler(io.StringIO())
+    logging.getLogger().addHandler(handler)
+    yield handler.stream
+    logging.getLogger().removeHandler(handler)
+
+
+def test_guarded_the_provider_is_told_one_constant_and_the_site_s_own_log_no_secret(opened, grid_of, clumsy, logged):
     assert refusal(grid_of(opened), opened, LEAKING, Request.PREPARE, **prepare_parts(0, [])) == "RuntimeError"
 
     log = opened.vault(LEAKING).read("events.jsonl").decode()
     assert "unexpected; see where" in log
-    assert "refused" in caplog.text
-    for text in (log, caplog.text):
+    assert "refused" in logged.getvalue()
+    for text in (log, logged.getvalue()):
         assert clumsy.hex() not in text

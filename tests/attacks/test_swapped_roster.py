@@ -4,31 +4,35 @@ Who: the provider, while a consortium is set up; or a site that names another's 
 update.
 How: it hands the victim an agreement whose other sites have keys of the provider's making, and plays them all.
 Answer: each site pins the agreement's digest, compared out of band, and A goes into every signature; and the
-consortium secret, which the provider does not have, into every pair key. Unknown key share: Blake-Wilson, Menzies
-(1999).
+consortium secret, which the provider does not have, into every pair key, and a commitment to it into A. Unknown key
+share: Blake-Wilson, Menzies (1999).
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pytest
-from coalition import Insider, collect, refusal, truth
+from coalition import Insider, collect, put_back, refusal, truth, weaken_pairs
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+import clients.membership
+import clients.opening
+import protocol.agreement
 from clients.identity import Identity
+from clients.identity_file import IDENTITY
 from clients.keys import PairKeys
-from clients.membership import AGREEMENT, CONSORTIUM_SECRET, IDENTITY, PIN
-from clients.opening import Opening
+from clients.membership import AGREEMENT, CONSORTIUM_SECRET, PIN, commitment
 from clients.run_files import RunFiles
 from clients.secret import SecretBytes
 from protocol.agreement import Agreement, SiteCard, SiteId
 from protocol.envelope import Request
 from protocol.errors import ConfigurationError, SealError
-from protocol.handshake import SealedSecret
-from protocol.schedule import expand, extract
+from protocol.handshake import SealedSecret, Session
+from protocol.schedule import digest, expand, extract
 from protocol.terms import CohortTerms
 
 VICTIM, ACCOMPLICES = 2, (0, 1, 3)
@@ -45,15 +49,21 @@ def pin(federation, position: int) -> None:
     federation.vault(position).write(PIN, agreement.digest.hex().encode())
 
 
-def surround(federation, *, consortium_secret: SecretBytes) -> None:
-    """Make all sites but the victim the provider's own, in an agreement that names their new keys."""
+def surround(federation, *, consortium_secret: SecretBytes, **changes: str) -> None:
+    """Make all sites but the victim the provider's own, in an agreement that names their new keys.
+
+    Args:
+        federation: The consortium, founded.
+        consortium_secret: What the provider's sites have for P.
+        changes: What else is changed in the agreement.
+    """
     identities = {site: Identity.generate() for site in ACCOMPLICES}
     real = federation.agreement
     roster = tuple(
         identities[site].card(SiteId(card.name)) if site in identities else card
         for site, card in enumerate(real.roster)
     )
-    agreement = replace(real, roster=roster)
+    agreement = replace(real, roster=roster, **changes)
     for site, identity in identities.items():
         vault = federation.vault(site)
         vault.write_secret(IDENTITY, identity.to_secret())
@@ -83,8 +93,20 @@ def test_a_victim_that_pinned_the_real_agreement_does_not_start(founded, grid_of
         founded.site(VICTIM)
 
 
-def test_without_the_consortium_secret_the_victim_takes_no_epoch_secret(founded, grid_of):
+def test_an_agreement_that_commits_to_the_provider_s_own_secret_does_not_fit_the_victim_s(founded, grid_of):
+    secret = SecretBytes(os.urandom(32))
+    surround(founded, consortium_secret=secret, secret_digest=commitment(secret))
+    pin(founded, VICTIM)
+
+    assert refusal(grid_of(founded), founded, VICTIM, Request.ANNOUNCE) == "ConfigurationError"
+    with pytest.raises(ConfigurationError, match="not the one that the agreement was made with"):
+        founded.site(VICTIM)
+
+
+def test_without_the_consortium_secret_the_victim_takes_no_epoch_secret(founded, grid_of, monkeypatch):
+    # the real commitment is public; that the provider's own sites cannot open it stops nobody but them
     surround(founded, consortium_secret=SecretBytes(os.urandom(32)))
+    monkeypatch.setattr(clients.membership, "check_consortium_secret", lambda *_: None)
     pin(founded, VICTIM)
     founded.announce()
     secret = founded.entrust()[VICTIM]
@@ -128,12 +150,19 @@ def test_an_agreement_that_differs_at_one_site_is_refused_there_and_if_pinned_by
 IMPOSTOR = 3
 
 
+def posing_roster(agreement) -> tuple[SiteCard, ...]:
+    """Return the roster in which one site names the exchange key of another as its own."""
+    posing = replace(agreement.roster[IMPOSTOR], exchange_key=agreement.roster[VICTIM].exchange_key)
+    return (*agreement.roster[:IMPOSTOR], posing)
+
+
 @pytest.fixture
-def impostor(founded):
-    """A site whose card in the roster, and whose run card, name the exchange keys of the victim as its own."""
+def impostor(founded, monkeypatch):
+    """A site whose card in the roster, and whose run card, name the victim's exchange keys, which nobody looks at."""
+    monkeypatch.setattr(protocol.agreement, "_exchange_key", attrgetter("name"))
+    monkeypatch.setattr(Session, "of", classmethod(lambda cls, cards, agreement: cls(cards=tuple(cards))))
     real = founded.agreement
-    posing = replace(real.roster[IMPOSTOR], exchange_key=real.roster[VICTIM].exchange_key)
-    agreement = replace(real, roster=(*real.roster[:IMPOSTOR], posing))
+    agreement = replace(real, roster=posing_roster(real))
     for site in founded.everyone:
         hand_over(founded, site, agreement)
         pin(founded, site)
@@ -142,7 +171,8 @@ def impostor(founded):
     unsigned = replace(founded.card_of(VICTIM), site=IMPOSTOR, signature=b"")
     founded.cards[IMPOSTOR] = replace(unsigned, signature=signing.sign(unsigned.signed_bytes())).to_bytes()
     founded.session = founded.session_of(*founded.everyone)
-    return founded
+    yield founded
+    protocol.agreement._parse.cache_clear()  # it remembers that this agreement was accepted
 
 
 def meant_for_impostor(federation) -> SealedSecret:
@@ -151,20 +181,57 @@ def meant_for_impostor(federation) -> SealedSecret:
     return replace(SealedSecret.from_bytes(sealed, federation.agreement, federation.parsed_session()), recipient=VICTIM)
 
 
+def pair_keys_of(federation, site: int, *, identity: Identity, ephemeral: X25519PrivateKey) -> PairKeys:
+    """Return what a site that has these keys shares with the others."""
+    agreement, session = federation.agreement, federation.parsed_session()
+    secrets = clients.opening.agree_pairs(
+        agreement=agreement,
+        session=session,
+        site=site,
+        identity=identity,
+        ephemeral=ephemeral,
+        consortium_secret=federation.member(VICTIM).consortium_secret,
+    )
+    return PairKeys(agreement=agreement, session=session, site=site, secrets=secrets)
+
+
 def pair_keys_of_victim(federation) -> PairKeys:
-    return Opening(federation.member(VICTIM), federation.run).pair_keys(federation.parsed_session())
+    files = RunFiles(federation.vault(VICTIM), federation.run)
+    return pair_keys_of(federation, VICTIM, identity=federation.member(VICTIM).identity, ephemeral=files.ephemeral())
 
 
 def test_without_names_in_the_key_the_victim_opens_what_was_meant_for_its_impostor(impostor, monkeypatch):
     def nameless(self, epoch, sender, recipient):
         peer = recipient if sender == self._site else sender
-        return expand(self._keys[peer].reveal(), "seal", self._agreement.digest, self._session.digest, epoch)
+        return expand(self._secrets[peer].reveal(), "seal", self._agreement.digest, self._session.digest, epoch)
 
     monkeypatch.setattr(PairKeys, "_sealing_key", nameless)
 
     secret = pair_keys_of_victim(impostor).open(meant_for_impostor(impostor))
 
-    assert secret == RunFiles(impostor.vault(0), impostor.run).epoch()[1]
+    assert secret == RunFiles(impostor.vault(0), impostor.run).epoch().common
+
+
+def test_a_roster_in_which_two_sites_share_an_exchange_key_is_no_agreement(founded, grid_of):
+    real = founded.agreement
+    posing = real.to_bytes().replace(
+        real.roster[IMPOSTOR].exchange_key.encode(), real.roster[VICTIM].exchange_key.encode()
+    )
+
+    with pytest.raises(ConfigurationError, match="two sites of the roster share a key"):
+        replace(real, roster=posing_roster(real))
+    founded.vault(VICTIM).write(AGREEMENT, posing)
+    founded.vault(VICTIM).write(PIN, digest("agreement", posing).hex().encode())  # its people were talked into it
+    assert refusal(grid_of(founded), founded, VICTIM, Request.ANNOUNCE) == "MalformedError"
+
+
+def test_nor_do_two_sites_of_a_run_share_its_key(founded, grid_of):
+    founded.announce()
+    unsigned = replace(founded.card_of(VICTIM), site=IMPOSTOR, signature=b"")
+    signed = replace(unsigned, signature=founded.member(IMPOSTOR).identity.sign(unsigned.signed_bytes()))
+    founded.session = b"".join((*(founded.cards[site] for site in (0, 1, VICTIM)), signed.to_bytes()))
+
+    assert refusal(grid_of(founded), founded, 0, Request.ENTRUST, session=founded.session) == "MalformedError"
 
 
 def test_with_names_in_the_key_an_impostor_confuses_nobody_and_cannot_open_anything_itself(impostor, grid_of):
@@ -174,13 +241,11 @@ def test_with_names_in_the_key_an_impostor_confuses_nobody_and_cannot_open_anyth
         pair_keys_of_victim(impostor).open(sealed)
     parts = {"session": impostor.session, "secret": sealed.to_bytes()}
     assert refusal(grid_of(impostor), impostor, VICTIM, Request.OPEN, **parts) == "SignatureError"
-    own = PairKeys(
-        agreement=impostor.agreement,
-        session=impostor.parsed_session(),
-        site=IMPOSTOR,
+    own = pair_keys_of(
+        impostor,
+        IMPOSTOR,
         identity=Identity.from_secret(impostor.vault(IMPOSTOR).read_secret(IDENTITY)),
         ephemeral=X25519PrivateKey.generate(),
-        consortium_secret=impostor.member(0).consortium_secret,
     )
     with pytest.raises(SealError):
         own.open(replace(sealed, recipient=IMPOSTOR))
@@ -202,26 +267,21 @@ def test_without_signatures_and_static_keys_a_forged_card_gives_a_site_s_secret_
     card = replace(founded.card_of(VICTIM), exchange_key=forger.public_key().public_bytes_raw())
     founded.session = b"".join((*(founded.cards[site] for site in (0, 1)), card.to_bytes(), founded.cards[IMPOSTOR]))
     monkeypatch.setattr(SiteCard, "verify", lambda *_: None)
-    sealed = founded.entrust()[VICTIM]
-    session = founded.parsed_session()
-    keys = {
-        "agreement": founded.agreement,
-        "session": session,
-        "site": VICTIM,
-        "identity": Identity.generate(),
-        "ephemeral": forger,
-        "consortium_secret": SecretBytes(bytes(32)),
-    }
-    with pytest.raises(SealError):  # the static keys and the consortium secret still hold
-        PairKeys(**keys).open(SealedSecret.from_bytes(sealed, founded.agreement, session))
 
-    monkeypatch.setattr(PairKeys, "_agree", from_fresh_keys_alone)
+    def open_as_forger():
+        keys = pair_keys_of(founded, VICTIM, identity=Identity.generate(), ephemeral=forger)
+        return keys.open(SealedSecret.from_bytes(sealed, founded.agreement, founded.parsed_session()))
+
+    with put_back(founded, 0):
+        sealed = founded.entrust()[VICTIM]
+        with pytest.raises(SealError):  # the static keys still hold, even for one who has the consortium secret
+            open_as_forger()
+
+    weaken_pairs(monkeypatch, from_fresh_keys_alone)
     sealed = founded.entrust()[VICTIM]
 
-    stolen = PairKeys(**keys).open(SealedSecret.from_bytes(sealed, founded.agreement, session))
-
-    assert stolen == RunFiles(founded.vault(0), founded.run).epoch()[1]
+    assert open_as_forger() == RunFiles(founded.vault(0), founded.run).epoch().common
 
 
-def from_fresh_keys_alone(self, card, identity, ephemeral, consortium_secret):
-    return SecretBytes(extract(b"", ephemeral.exchange(X25519PublicKey.from_public_bytes(card.exchange_key))))
+def from_fresh_keys_alone(card, *, ephemeral, **_):
+    return extract(b"", ephemeral.exchange(X25519PublicKey.from_public_bytes(card.exchange_key)))

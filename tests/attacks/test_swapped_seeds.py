@@ -40,7 +40,11 @@ def deliver(found, founded_once):
 @pytest.fixture
 def uncovered(monkeypatch):
     """Sites whose signatures and tags say nothing of seeds."""
-    return lambda: monkeypatch.setattr(UpdateProof, "seeds_digest", property(lambda self: bytes(32)))
+
+    def digest_nothing(proof):
+        object.__setattr__(proof, "seeds_digest", bytes(32))
+
+    return lambda: monkeypatch.setattr(UpdateProof, "__post_init__", digest_nothing)
 
 
 def rows_of(proof):

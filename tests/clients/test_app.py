@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from dataclasses import replace
@@ -16,7 +17,8 @@ from clients.code import code_digest
 from clients.membership import AGREEMENT, PIN
 from conf.run_directory import RUN_DIRECTORY_VARIABLE
 from protocol.agreement import Agreement
-from protocol.envelope import Request, pack_envelope, pack_list, pack_refusal, unpack_envelope
+from protocol.data_terms import ColumnTerms
+from protocol.envelope import ANSWER_PARTS, Request, pack_envelope, pack_list, pack_refusal, unpack_envelope
 from protocol.errors import PeerRefusedError
 from scripts.in_process import InProcessGrid
 
@@ -52,27 +54,17 @@ def refusals(federation, position=1):
 
 
 def test_a_request_is_answered(node, founded):
-    answer = unpack_envelope(node(), ["card", "agreement"])
+    answer = unpack_envelope(node(), ANSWER_PARTS[Request.ANNOUNCE])
 
     assert answer["agreement"] == founded.agreement.to_bytes()
     assert not founded.vault(1).has("events.jsonl")
-
-
-def test_a_deployed_node_names_its_own_vault(node, founded, tmp_path, monkeypatch):
-    monkeypatch.delenv(RUN_DIRECTORY_VARIABLE)
-    directory = founded.vault(2).directory.rename(tmp_path / "elsewhere")
-
-    answer = unpack_envelope(node(node_config={"vault": str(directory)}), ["card", "agreement"])
-
-    card = answer["card"]
-    assert int.from_bytes(card[4:6], "little") == 2
 
 
 def break_the_table(founded, monkeypatch):
     founded.open()
     table = founded.vault(1).path("data.csv")
     table.write_text(table.read_text().replace("\n", "\n987654.25x,1,1,1\n", 1))
-    return {"request": Request.PREPARE, "run": founded.run, "round": bytes(4), "aggregates": pack_list([])}
+    return {"request": Request.PREPARE, "run": founded.run, "round": bytes(4), "history": pack_list([])}
 
 
 def break_the_code(founded, monkeypatch):
@@ -134,7 +126,7 @@ def test_the_site_s_own_log_names_no_value(node, founded, monkeypatch, caplog, c
 
 def test_the_site_s_own_people_are_told_expected_and_got(node, founded, caplog):
     founded.open()
-    node(Request.PREPARE, run=founded.run, round=(7).to_bytes(4, "little"), aggregates=pack_list([]))
+    node(Request.PREPARE, run=founded.run, round=(7).to_bytes(4, "little"), history=pack_list([]))
 
     (entry,) = refusals(founded)
     assert entry["request"] == "train.prepare"
@@ -143,13 +135,26 @@ def test_the_site_s_own_people_are_told_expected_and_got(node, founded, caplog):
     assert "round: expected 0, got 7" in caplog.text
 
 
+def test_a_full_disk_is_told_in_the_system_s_words_without_a_path(node, founded, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "987654.25", "987654.25.csv")
+
+    monkeypatch.setattr("clients.vault.Vault.write", fail)
+
+    node(Request.ANNOUNCE, run=founded.run)
+
+    (entry,) = refusals(founded)
+    assert (entry["error"], entry["reason"]) == ("OSError", "No space left on device")
+    assert "987654.25" not in str(entry)
+
+
 def test_an_unexpected_error_is_told_by_its_place_alone(node, founded, monkeypatch):
     node(**break_the_code(founded, monkeypatch))
 
     (entry,) = refusals(founded)
     assert (entry["error"], entry["reason"]) == ("ZeroDivisionError", "unexpected; see where")
     assert entry["where"].startswith("test_app.py:")
-    assert "app.py" in entry["where"]
+    assert "answering.py" in entry["where"]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +165,10 @@ def test_an_unexpected_error_is_told_by_its_place_alone(node, founded, monkeypat
         {"strategy": {"seed": 1}},
         {"crypto": {"value_bits": 8}},
         {"data": {"fold": 1}},
+        {"data": {"columns": (ColumnTerms(name="mean radius", centre=14.0, scale=4.0),)}},
+        {"data": {"smallest_count": 1}},
+        {"privacy": {"smallest_cell": 1}},
+        {"privacy": {"smallest_events": 1}},
         {"model": {"kind": "mlp", "hidden": (4,)}},
     ],
     ids=str,
@@ -187,7 +196,7 @@ def test_a_smaller_cohort_than_agreed_is_refused(node, founded):
 def test_what_the_agreement_does_not_fix_may_differ(node, founded):
     changed = replace(founded.experiment, federation=replace(founded.experiment.federation, join_seconds=7.0))
 
-    unpack_envelope(node(run_config={"hydra": conf.to_yaml(changed)}), ["card", "agreement"])
+    unpack_envelope(node(run_config={"hydra": conf.to_yaml(changed)}), ANSWER_PARTS[Request.ANNOUNCE])
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ from clients.charts import (
     LARGEST_GROUPS,
     ScoreGroup,
     calibration_chart,
-    groups_of_histograms,
+    groups_of_cells,
     groups_of_scores,
     learning_chart,
     loss_chart,
     roc_chart,
 )
+from clients.score_cells import ScoreCells
 
 PATIENTS = st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=200)
 
@@ -50,14 +51,51 @@ def test_few_patients_make_few_groups():
     assert counts == [1, 1, 2, 10]
 
 
-def test_groups_of_histograms_stand_at_the_middle_of_their_bins():
-    groups = groups_of_histograms([0, 0, 1, 3], [5, 0, 1, 0])
+def cells(positives, negatives, *, confusion=None, records=None):
+    """Return score cells with patients in some of the bins; by default nobody is hidden."""
+    bins = [[of_label.get(place, 0) for place in range(16)] for of_label in (positives, negatives)]
+    known = (sum(bins[0][8:]), sum(bins[1][8:]), sum(bins[1][:8]), sum(bins[0][:8]))
+    confusion = confusion or known
+    return ScoreCells.of(
+        records=records or sum(confusion), confusion=confusion, positive_scores=bins[0], negative_scores=bins[1]
+    )
+
+
+def test_groups_of_cells_stand_at_the_middle_of_their_bins():
+    groups = groups_of_cells(cells({10: 1, 15: 3}, {0: 5, 10: 1}), most_hidden=20)
 
     assert groups == [
-        ScoreGroup(score=0.125, positives=0, count=5),
-        ScoreGroup(score=0.625, positives=1, count=2),
-        ScoreGroup(score=0.875, positives=3, count=3),
+        ScoreGroup(score=0.03125, positives=0, count=5),
+        ScoreGroup(score=0.65625, positives=1, count=2),
+        ScoreGroup(score=0.96875, positives=3, count=3),
     ]
+
+
+def test_patients_of_small_cells_could_be_in_every_bin_of_their_half():
+    # two positive patients are known to be above the border, one negative one below; one is not known at all
+    hidden = cells({15: 30}, {0: 30}, confusion=(32, 0, 31, 0), records=64)
+
+    low, high = groups_of_cells(hidden, most_hidden=20)
+
+    assert (low.hidden_positives, low.hidden_negatives) == (1, 2)
+    assert (high.hidden_positives, high.hidden_negatives) == (3, 1)
+    assert high.possible == (30 / 31, 1)
+    assert high.share == (30 / 31 + 1) / 2
+    assert high.interval[0] == ScoreGroup(score=0.5, positives=30, count=31).interval[0]
+
+
+def test_no_more_patients_are_hidden_than_small_cells_hold():
+    (group,) = groups_of_cells(cells({15: 30}, {}, records=100), most_hidden=4)
+
+    assert (group.hidden_positives, group.hidden_negatives) == (4, 4)
+
+
+def test_a_group_whose_share_is_hardly_known_is_no_group():
+    some = cells({15: 5}, {0: 30}, records=60)
+
+    assert [group.score for group in groups_of_cells(some, most_hidden=2)] == [0.03125, 0.96875]
+    assert [group.score for group in groups_of_cells(some, most_hidden=8)] == [0.03125]
+    assert groups_of_cells(cells({}, {}, records=9), most_hidden=4) == []
 
 
 @pytest.mark.parametrize(("positives", "count"), [(0, 1), (1, 1), (0, 12), (3, 10), (250, 500)])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from clients.ckks import KEY_SEED_BYTES, Decryptor, Encryptor, SecretKey
 from protocol.errors import ResidualError, SecretMaterialError
+from protocol.expansion import ExpansionSum
 from protocol.parameters import MODULI, SEED_BYTES, CkksParameters
 from protocol.residues import ResidueSum, check_residues
 
@@ -54,6 +55,15 @@ def summed(parameters, updates):
     return total.reduce(), [seeds for _, seeds in updates]
 
 
+def summed_expanded(parameters, updates):
+    """Return what goes down in a large cohort: both sums."""
+    first, seeds = summed(parameters, updates)
+    second = ExpansionSum(parameters, len(first))
+    for of_site in seeds:
+        second.add(of_site)
+    return first, second.residues()
+
+
 @all_parameter_sets
 @pytest.mark.parametrize("sites", [1, 2, 3, SITES])
 def test_the_sum_of_adversarial_patterns_is_exact(parameters, sites):
@@ -89,6 +99,23 @@ def test_random_contributions_add_up_exactly(seed, sites):
     assert np.array_equal(Decryptor(key).decrypt(*summed(SMALL, updates)), contributions.sum(axis=0))
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(PARAMETER_SETS), st.integers(0, 2**32 - 1), st.integers(1, SITES), st.integers(1, 3))
+def test_seeded_and_expanded_sums_give_identical_integers(parameters, seed, sites, ciphertexts):
+    random = np.random.default_rng(seed)
+    limit = parameters.site_limit // sites
+    shape = (sites, ciphertexts, parameters.ring_degree)
+    contributions = random.integers(-limit, limit, shape, endpoint=True)
+    key = new_key(parameters)
+    updates = [Encryptor(key).encrypt(contribution) for contribution in contributions]
+
+    seeded = Decryptor(key).decrypt(*summed(parameters, updates))
+    expanded = Decryptor(key).decrypt_expanded(*summed_expanded(parameters, updates), sites=sites)
+
+    assert np.array_equal(seeded, expanded)
+    assert np.array_equal(expanded, contributions.sum(axis=0))
+
+
 def test_more_ciphertexts_than_are_held_at_once_keep_their_order():
     key = new_key(SMALL)
     packed = np.repeat(np.arange(70, dtype=np.int64)[:, None], SMALL.ring_degree, axis=1)
@@ -97,6 +124,8 @@ def test_more_ciphertexts_than_are_held_at_once_keep_their_order():
 
     assert len(seeds) == 70 * SEED_BYTES
     assert np.array_equal(Decryptor(key).decrypt(residues, [seeds]), packed)
+    both = summed_expanded(SMALL, [(residues, seeds)])
+    assert np.array_equal(Decryptor(key).decrypt_expanded(*both, sites=1), packed)
 
 
 @all_parameter_sets
@@ -142,6 +171,9 @@ def test_another_key_finds_noise_and_nothing_else(parameters):
 
     with pytest.raises(ResidualError):
         Decryptor(new_key(parameters)).decrypt(residues, [seeds])
+    both = summed_expanded(parameters, [(residues, seeds)])
+    with pytest.raises(ResidualError):
+        Decryptor(new_key(parameters)).decrypt_expanded(*both, sites=1)
 
 
 def test_seeds_of_another_ciphertext_are_noticed():
@@ -168,6 +200,9 @@ def test_noise_that_honest_ciphertexts_cannot_carry_is_refused(noise_units, whic
     with pytest.raises(ResidualError, match=which) as refusal:
         Decryptor(SecretKey.from_seed(seed, of_sixteen)).decrypt(*summed(of_sixteen, updates))
     assert not any(character.isdigit() for character in str(refusal.value))
+    both = summed_expanded(of_sixteen, updates)
+    with pytest.raises(ResidualError, match=which):
+        Decryptor(SecretKey.from_seed(seed, of_sixteen)).decrypt_expanded(*both, sites=SITES)
 
 
 def test_a_key_does_not_show_or_duplicate_itself():

@@ -10,13 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clients.identity import Identity
-from clients.keys import EpochKeys, PairKeys
-from clients.opening import Opening
+from clients.keys import EpochKeys, EpochSecrets, agree_pairs
 from clients.run_files import RunFiles
+from clients.run_keys import RunKeys
 from clients.secret import SecretBytes
-from protocol.errors import SealError, SecretMaterialError
+from protocol.errors import ConfigurationError, SealError, SecretMaterialError
 from protocol.handshake import SealedSecret, Session
 from protocol.masks import mask_residues
 from protocol.packing import RoundKind
@@ -29,8 +31,7 @@ EVERYONE = (0, 1, 2, 3)
 @pytest.fixture(scope="module")
 def pairs(opened_once):
     """Each site's pair keys, by roster position."""
-    session = opened_once.parsed_session()
-    return {site: Opening(opened_once.member(site), opened_once.run).pair_keys(session) for site in EVERYONE}
+    return {site: RunKeys.load(opened_once.member(site), opened_once.run).pairs for site in EVERYONE}
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,16 @@ def terms(opened_once):
     )
 
 
-def pair_keys_of(federation, position, **changes):
-    """Make a site's pair keys with one ingredient replaced."""
+@pytest.fixture(scope="module")
+def announced(founded_once, tmp_path_factory):
+    """A run whose sites have announced themselves and still have their run keys."""
+    federation = founded_once.copied_to(tmp_path_factory.mktemp("announced") / "run")
+    federation.announce()
+    return federation
+
+
+def agreed(federation, position, **changes):
+    """Agree on a site's pair secrets with one ingredient replaced; return their bytes by roster position."""
     member = federation.member(position)
     ingredients = {
         "agreement": member.agreement,
@@ -56,7 +65,7 @@ def pair_keys_of(federation, position, **changes):
         "ephemeral": RunFiles(member.vault, federation.run).ephemeral(),
         "consortium_secret": member.consortium_secret,
     }
-    return PairKeys(**ingredients | changes)
+    return {peer: secret.reveal() for peer, secret in agree_pairs(**ingredients | changes).items()}
 
 
 def test_both_ends_of_each_pair_derive_one_mask_key_and_opposite_signs(pairs, terms):
@@ -112,18 +121,109 @@ def test_mask_keys_are_used_for_one_sum_only(pairs, terms, change):
     ],
     ids=lambda ingredient: next(iter(ingredient)),
 )
-def test_without_any_one_ingredient_there_is_no_pair_key(opened_once, terms, ingredient):
-    right = pair_keys_of(opened_once, 1).mask_keys(terms, STATE)
+def test_without_any_one_ingredient_there_is_no_pair_secret(announced, ingredient):
+    right = agreed(announced, 1)
 
-    assert not right.keys() & pair_keys_of(opened_once, 1, **ingredient).mask_keys(terms, STATE).keys()
+    assert not set(right.values()) & set(agreed(announced, 1, **ingredient).values())
 
 
-def test_a_peer_s_key_of_small_order_is_refused(opened_once):
-    session = opened_once.parsed_session()
-    cards = [replace(card, exchange_key=bytes(32)) if card.site == 2 else card for card in session.cards]
+def test_both_ends_of_each_pair_agree_on_one_secret(announced):
+    secrets = {site: agreed(announced, site) for site in EVERYONE}
+
+    for site in EVERYONE:
+        assert set(secrets[site]) == set(EVERYONE) - {site}
+        assert all(secrets[site][peer] == secrets[peer][site] for peer in secrets[site])
+    assert len({secret for shared in secrets.values() for secret in shared.values()}) == 6
+
+
+def test_a_peer_s_key_of_small_order_is_refused(announced):
+    cards = announced.parsed_session().cards
+    small = tuple(replace(card, exchange_key=bytes(32)) if card.site == 2 else card for card in cards)
 
     with pytest.raises(SealError):
-        pair_keys_of(opened_once, 1, session=Session(cards=tuple(cards)))
+        agreed(announced, 1, session=Session(cards=small))
+
+
+def raw_secrets(secrets):
+    return [secrets.common.reveal(), *(pair.reveal() for pair in secrets.pairs.values())]
+
+
+def later(secrets, epochs):
+    """Return the secrets of some epochs later."""
+    for _ in range(epochs):
+        secrets = secrets.next()
+    return secrets
+
+
+@given(epochs=st.integers(0, 5))
+def test_all_sites_come_to_the_same_secrets_of_any_epoch(opened_once, epochs):
+    start = {site: RunFiles(opened_once.vault(site), opened_once.run).epoch() for site in EVERYONE}
+
+    secrets = {site: later(start[site], epochs) for site in EVERYONE}
+
+    assert {secrets[site].epoch for site in EVERYONE} == {1 + epochs}
+    assert len({secrets[site].common.reveal() for site in EVERYONE}) == 1
+    for site in EVERYONE:
+        assert set(secrets[site].pairs) == set(EVERYONE) - {site}
+        assert all(secrets[site].pairs[peer] == secrets[peer].pairs[site] for peer in secrets[site].pairs)
+
+
+def test_each_epoch_has_secrets_of_its_own():
+    start = EpochSecrets(
+        epoch=1, common=EpochKeys.draw(), pairs={peer: SecretBytes(os.urandom(32)) for peer in (1, 2, 3)}
+    )
+
+    epochs = [later(start, number) for number in range(4)]
+
+    assert len({raw for secrets in epochs for raw in raw_secrets(secrets)}) == 16
+    assert raw_secrets(later(start, 3)) == raw_secrets(epochs[3])
+
+
+def test_the_next_secret_depends_on_the_one_before_alone():
+    # pairs and E go on separately: who shares E alone learns no pair's secret of any epoch
+    common, pair = EpochKeys.draw(), SecretBytes(os.urandom(32))
+    one = EpochSecrets(epoch=1, common=common, pairs={2: pair})
+    other = EpochSecrets(epoch=1, common=EpochKeys.draw(), pairs={2: pair})
+
+    assert one.next().pairs == other.next().pairs
+    assert one.next().common != other.next().common
+
+
+def test_the_keys_of_the_next_epoch_are_others(opened_once, terms):
+    # the CKKS key, too: what was decrypted under the old one says nothing about the new
+    session = opened_once.parsed_session()
+    first = RunFiles(opened_once.vault(0), opened_once.run).epoch()
+    old, new = (EpochKeys(secrets.common, opened_once.agreement, session.digest) for secrets in (first, first.next()))
+
+    for derive in (
+        EpochKeys.check,
+        lambda keys: keys.ckks.digest(),
+        lambda keys: keys.state_mac(STATE),
+        lambda keys: keys.tag_vectors_key(terms, STATE),
+        lambda keys: keys.tag_seal_key(terms, STATE, 0),
+    ):
+        assert derive(old) != derive(new)
+
+
+@given(
+    epoch=st.integers(1, 2**32 - 1),
+    common=st.binary(min_size=32, max_size=32),
+    pairs=st.dictionaries(st.integers(0, 127), st.binary(min_size=32, max_size=32), max_size=5),
+)
+def test_an_epoch_s_secrets_are_read_back(epoch, common, pairs):
+    secrets = EpochSecrets(
+        epoch=epoch, common=SecretBytes(common), pairs={site: SecretBytes(pair) for site, pair in pairs.items()}
+    )
+
+    assert EpochSecrets.from_secret(secrets.to_secret()) == secrets
+    assert "redacted" in repr(secrets)
+    assert repr(common)[2:-1] not in repr(secrets)
+
+
+@pytest.mark.parametrize("length", [0, 4, 35, 37, 36 + 33, 36 + 35, 36 + 34 + 1])
+def test_damaged_secrets_are_not_taken_for_others(length):
+    with pytest.raises(ConfigurationError, match="damaged"):
+        EpochSecrets.from_secret(SecretBytes(bytes(length)))
 
 
 def test_the_epoch_secret_is_sealed_to_one_site(opened_once, pairs):
@@ -192,7 +292,8 @@ def test_keys_do_not_show_or_duplicate_themselves(opened_once, pairs):
 
     assert repr(pairs[0]) == "PairKeys(<redacted>)"
     assert repr(epoch_keys) == "EpochKeys(<redacted>)"
-    for keys in (pairs[0], epoch_keys):
+    secrets = RunFiles(opened_once.vault(0), opened_once.run).epoch()
+    for keys in (pairs[0], epoch_keys, secrets):
         for duplicate in (pickle.dumps, copy.deepcopy):
             with pytest.raises((SecretMaterialError, TypeError)):
                 duplicate(keys)

@@ -17,6 +17,7 @@ from protocol.data_terms import ColumnTerms, DataTerms
 from protocol.errors import DataError, ValueRefusedError
 from protocol.packing import RoundKind, packing_plan
 from protocol.parameters import advise
+from protocol.privacy_terms import PrivacyTerms
 from protocol.terms import ModelTerms, Terms, TrainingTerms
 
 PARAMETERS = advise(sites=3, value_bits=21, values=100).parameters
@@ -31,7 +32,8 @@ def ward(rows, *, seed=8):
 
 
 def site(table, name="odd", *, model=None, data=DATA, **training):
-    terms = Terms(data=data, model=model or ModelTerms(), training=TrainingTerms(**training))
+    privacy = PrivacyTerms(smallest_cell=1)  # so few patients are all in small cells
+    terms = Terms(data=data, model=model or ModelTerms(), training=TrainingTerms(**training), privacy=privacy)
     return Learner(terms=terms, parameters=PARAMETERS, table=table, site=name)
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from dataclasses import replace
 
 import pytest
 
 from clients.code import code_digest
+from clients.enrolment import enrol
 from clients.identity import Identity
-from clients.membership import AGREEMENT, CONSORTIUM_SECRET, IDENTITY, PIN, Membership
+from clients.identity_file import IDENTITY, read_identity
+from clients.membership import AGREEMENT, CONSORTIUM_SECRET, PIN, Membership, Place, commitment, pin
 from clients.secret import SecretBytes
 from clients.vault import Vault
 from protocol.agreement import Agreement, SiteId
 from protocol.errors import ConfigurationError, MalformedError
+
+P = SecretBytes(os.urandom(32))
+NOT_THE_ONE = "consortium.secret is not the one that the agreement was made with: ask the coordinator"
 
 
 def edit(vault, name, old, new):
@@ -136,16 +142,136 @@ def test_a_missing_file_is_named(founded, name):
         founded.member(1)
 
 
-def test_pinning_writes_a_membership_that_loads(founded, tmp_path):
-    member = founded.member(2)
-    vault = Vault(tmp_path / "another-machine")
-    consortium_secret = SecretBytes(os.urandom(32))
+@pytest.mark.parametrize("load", [Membership.load, Membership.read])
+def test_another_consortium_secret_than_the_agreement_s_is_refused_without_showing_either(founded, load):
+    vault, real = founded.vault(1), founded.member(1).consortium_secret
+    vault.write_secret(CONSORTIUM_SECRET, P)
 
-    pinned = Membership.pin(
-        vault, agreement=member.agreement, identity=member.identity, consortium_secret=consortium_secret
+    with pytest.raises(ConfigurationError, match=NOT_THE_ONE) as refusal:
+        load(vault)
+    for secret in (P, real):
+        assert secret.reveal().hex() not in str(refusal.value)
+        assert commitment(secret) not in str(refusal.value)
+    vault.write_secret(CONSORTIUM_SECRET, real)
+    assert load(vault).consortium_secret == real
+
+
+def test_what_an_agreement_commits_to_a_secret_by_is_fixed_for_ever():
+    assert (
+        commitment(SecretBytes(bytes(range(32)))) == "9878b7582ff8801a9cae91dd98687dc76eed710e3136f2c7346a407fd811e4e7"
     )
 
-    assert pinned.site == Membership.load(vault).site == 2
-    assert Membership.load(vault).consortium_secret == consortium_secret
-    assert vault.path(IDENTITY).stat().st_mode & 0o777 == 0o600
+
+@pytest.mark.parametrize("length", [0, 31, 33, 64])
+def test_there_is_no_commitment_to_a_secret_of_another_length(length):
+    with pytest.raises(ConfigurationError, match="does not hold 32 bytes"):
+        commitment(SecretBytes(bytes(length)))
+
+
+def test_the_consortium_secret_is_nowhere_in_the_agreement(founded):
+    secret = founded.member(0).consortium_secret
+
+    public = founded.vault(0).read(AGREEMENT)
+
+    assert commitment(secret).encode() in public
+    raw = secret.reveal()
+    for form in (raw, raw.hex().encode(), base64.b64encode(raw), base64.urlsafe_b64encode(raw)):
+        for start in range(0, len(form), 8):
+            assert form[start : start + 8] not in public
+
+
+@pytest.fixture
+def newcomer(founded, tmp_path):
+    """The vault of a site that has enrolled, and an agreement of a consortium that it is in."""
+    vault = Vault(tmp_path / "newcomer")
+    card = enrol(vault, SiteId("newcomer")).card
+    roster = (*founded.agreement.roster, card)
+    agreement = replace(founded.agreement, roster=roster, secret_digest=commitment(P))
+    return vault, agreement
+
+
+def test_pinning_writes_a_membership_that_loads(newcomer):
+    vault, agreement = newcomer
+
+    place = pin(vault, agreement=agreement, consortium_secret=P)
+
+    assert (place.site, place.name, place.agreement) == (4, "newcomer", agreement)
+    assert Place.read(vault).site == Membership.load(vault).site == 4
+    assert Membership.load(vault).consortium_secret == P
     assert vault.path(CONSORTIUM_SECRET).stat().st_mode & 0o777 == 0o600
+    assert pin(vault, agreement=agreement, consortium_secret=P).site == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "secret", "match"),
+    [
+        ({"code_digest": "0" * 64}, P, "install the release"),
+        ({"roster": None}, P, "does not hold the card of this site, newcomer"),
+        ({}, SecretBytes(bytes(31)), "does not hold 32 bytes"),
+        ({}, SecretBytes(bytes(32)), NOT_THE_ONE),
+        ({"secret_digest": "0" * 64}, P, NOT_THE_ONE),
+    ],
+)
+def test_what_cannot_work_is_not_pinned(newcomer, founded, changes, secret, match):
+    vault, agreement = newcomer
+    if "roster" in changes:
+        stranger = Identity.generate().card(SiteId("newcomer"))
+        changes = {"roster": (*founded.agreement.roster, stranger)}
+
+    with pytest.raises(ConfigurationError, match=match):
+        pin(vault, agreement=replace(agreement, **changes), consortium_secret=secret)
+    assert not any(vault.has(name) for name in (AGREEMENT, PIN, CONSORTIUM_SECRET))
+
+
+def test_a_pin_is_only_replaced_if_people_say_so(newcomer):
+    vault, agreement = newcomer
+    pin(vault, agreement=agreement, consortium_secret=P)
+    other = replace(agreement, roster=agreement.roster[1:])
+
+    with pytest.raises(ConfigurationError, match="--replace"):
+        pin(vault, agreement=other, consortium_secret=P)
+    assert Membership.load(vault).agreement == agreement
+
+    pin(vault, agreement=other, consortium_secret=P, may_replace=True)
+    assert Membership.load(vault).agreement == other
+
+
+def test_a_new_secret_makes_another_agreement_and_comes_with_no_old_one(newcomer):
+    vault, agreement = newcomer
+    pin(vault, agreement=agreement, consortium_secret=P)
+    secret = SecretBytes(os.urandom(32))
+    renewed = replace(agreement, secret_digest=commitment(secret))
+    assert renewed.digest != agreement.digest
+
+    with pytest.raises(ConfigurationError, match="pinned another agreement"):
+        pin(vault, agreement=renewed, consortium_secret=secret)
+    for given, its in ((agreement, secret), (renewed, P)):
+        with pytest.raises(ConfigurationError, match=NOT_THE_ONE):
+            pin(vault, agreement=given, consortium_secret=its, may_replace=True)
+    assert Membership.load(vault).consortium_secret == P
+
+    pin(vault, agreement=renewed, consortium_secret=secret, may_replace=True)
+    assert Membership.load(vault).consortium_secret == secret
+
+
+def test_an_encrypted_identity_is_unlocked_by_whoever_has_the_passphrase(founded, tmp_path):
+    passphrase = SecretBytes(b"correct horse battery")
+    vault = Vault(tmp_path / "locked")
+    card = enrol(vault, SiteId("locked"), passphrase).card
+    roster = (*founded.agreement.roster, card)
+    agreement = replace(founded.agreement, roster=roster, secret_digest=commitment(P))
+
+    assert pin(vault, agreement=agreement, consortium_secret=P).site == 4
+    assert Place.read(vault).name == "locked"
+    with pytest.raises(ConfigurationError, match="CIPHERWARD_PASSPHRASE_FILE"):
+        Membership.load(vault)
+    with pytest.raises(ConfigurationError, match="this site's public keys"):
+        Membership.load(vault, Identity.generate())
+    assert Membership.load(vault, read_identity(vault, passphrase)).name == "locked"
+
+
+def test_a_place_needs_no_secret(founded):
+    for name in (IDENTITY, CONSORTIUM_SECRET):
+        founded.vault(2).delete(name)
+
+    assert Place.read(founded.vault(2)).site == 2

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from clients.models import Network, flat_values, initial_values, load_values, tensor_slices
+from clients.models import Network, flat_values, initial_values, load_values, quadratic, tensor_slices
 from protocol.errors import ValueRefusedError
 from protocol.terms import ModelTerms
 
 REGRESSION = ModelTerms()
 MLP = ModelTerms(kind="mlp", hidden=(4, 3))
+QUADRATIC = ModelTerms(kind="mlp", hidden=(4,), activation="quadratic")
 
 
 @pytest.mark.parametrize("terms", [REGRESSION, MLP])
@@ -54,6 +55,31 @@ def test_the_logit_is_relu_between_layers_and_linear_at_the_end():
     assert logits.shape == (7,)
     assert (signal < 0).any()
     np.testing.assert_allclose(logits, signal[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_quadratic_logit_is_the_stated_polynomial_of_the_hidden_sums():
+    rng = np.random.default_rng(1)
+    network = Network(QUADRATIC, 5)
+    load_values(network, rng.normal(size=29))
+    features = rng.normal(size=(7, 5)).astype(np.float32)
+    weights = {name: tensor.numpy().astype(np.float64) for name, tensor in network.state_dict().items()}
+    sums = features @ weights["hidden.0.weight"].T + weights["hidden.0.bias"]
+    expected = (sums**2 / 8 + sums / 2 + 0.25) @ weights["output.weight"][0] + weights["output.bias"]
+
+    logits = network(torch.tensor(features)).detach().numpy()
+
+    assert (sums < -1).any()
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_quadratic_activation_is_a_parabola_around_minus_two():
+    signal = torch.linspace(-40, 40, 801, dtype=torch.float64)
+
+    torch.testing.assert_close(quadratic(signal), (signal + 2) ** 2 / 8 - 0.25)
+    # softplus up to its second order, but for log 2 in place of 1/4
+    near = signal[signal.abs() < 1]
+    gap = quadratic(near) - torch.nn.functional.softplus(near)
+    assert float((gap - gap.mean()).abs().max()) < 0.01
 
 
 def test_logistic_regression_starts_at_zero():

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import count
 
 import pytest
+from crash import killed_after
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from next_agreement import next_agreement
+from recovery import ready, sum_up
 
 from clients.identity import Identity
 from clients.keys import EpochKeys
 from clients.opening import MAX_RUNS, Opening
 from clients.run_files import RunFiles
+from clients.run_keys import RunKeys
 from protocol.envelope import Request
 from protocol.errors import (
     AgreementMismatchError,
     CohortError,
     EpochMismatchError,
     LengthError,
+    MalformedError,
     ProtocolError,
     SealError,
     SessionMismatchError,
@@ -25,6 +31,7 @@ from protocol.errors import (
     SiteMismatchError,
 )
 from protocol.handshake import RunCard, SealedSecret
+from protocol.terms import CryptoTerms
 
 
 @pytest.fixture
@@ -49,12 +56,18 @@ def new_card(federation, position, *, signer=None, **changes):
     return replace(unsigned, signature=identity.sign(unsigned.signed_bytes())).to_bytes()
 
 
+def files_with(federation, position, needle):
+    """Name every file below a site's vault that holds a byte string."""
+    paths = (path for path in federation.vault(position).directory.rglob("*") if path.is_file())
+    return [path.name for path in paths if needle in path.read_bytes()]
+
+
 def seal_for(federation, recipient, *, secret=None, check=None, epoch=1, signer=None):
     """Seal an epoch secret with the steward's own keys, as only the steward can."""
     steward, session = federation.member(0), federation.parsed_session()
-    secret = secret or RunFiles(steward.vault, federation.run).epoch()[1]
+    secret = secret or RunFiles(steward.vault, federation.run).epoch().common
     check = check or EpochKeys(secret, federation.agreement, session.digest).check()
-    pair_keys = Opening(steward, federation.run).pair_keys(session)
+    pair_keys = RunKeys.load(steward, federation.run).pairs
     return pair_keys.seal(secret, check, signer or steward.identity, epoch=epoch, to=recipient).to_bytes()
 
 
@@ -87,11 +100,42 @@ def test_a_provider_cannot_fill_the_vault_with_runs(founded):
     Opening(membership, bytes(16)).handle_announce()  # a run that it knows goes on
 
 
-def test_a_closed_run_is_not_announced_again(summed):
+def test_runs_of_earlier_agreements_do_not_count(founded):
+    earlier = founded.agreement.digest
+    for number in range(MAX_RUNS):
+        Opening(founded.member(0), number.to_bytes(16, "big")).handle_announce()
+
+    later = next_agreement(founded, sites=3, start_from=None)
+
+    later.announce()
+    files = RunFiles(later.vault(0), later.run)
+    assert (files.other_runs(earlier), files.other_runs(later.agreement.digest)) == (MAX_RUNS, 0)
+    assert RunFiles(later.vault(0), bytes(16)).other_runs(later.agreement.digest) == 1
+
+
+def test_a_closed_run_is_announced_with_the_same_card_and_no_new_key(summed):
+    # a provider that starts again has to find the site
     summed.close(1)
 
+    assert summed.ask(1, Request.ANNOUNCE)["card"] == summed.cards[1]
+    assert not RunFiles(summed.vault(1), summed.run).has_ephemeral()
+
+
+def test_an_opened_run_is_announced_with_the_same_card_and_no_new_key(opened):
+    assert opened.ask(1, Request.ANNOUNCE)["card"] == opened.cards[1]
+    assert not RunFiles(opened.vault(1), opened.run).has_ephemeral()
+
+
+def test_a_closed_run_is_not_opened_again(summed):
+    secret = summed.entrust()[1]
+    summed.close(1)
+    summed.close(0)
+
     with pytest.raises(SessionMismatchError):
-        summed.ask(1, Request.ANNOUNCE)
+        summed.ask(1, Request.OPEN, session=summed.session, secret=secret)
+    with pytest.raises(SessionMismatchError):
+        summed.ask(0, Request.ENTRUST, session=summed.session)
+    assert not RunFiles(summed.vault(1), summed.run).has_epoch()
 
 
 def test_the_steward_s_secret_reaches_every_site(announced):
@@ -99,8 +143,8 @@ def test_the_steward_s_secret_reaches_every_site(announced):
         assert announced.ask(site, Request.OPEN, session=announced.session, secret=secret) == {}
 
     secrets = [RunFiles(announced.vault(site), announced.run).epoch() for site in announced.everyone]
-    assert len({(epoch, secret.reveal()) for epoch, secret in secrets}) == 1
-    assert all(secret.reveal() not in announced.session for _, secret in secrets)
+    assert len({(epoch.epoch, epoch.common.reveal()) for epoch in secrets}) == 1
+    assert all(epoch.common.reveal() not in announced.session for epoch in secrets)
 
 
 def test_the_steward_draws_one_secret_however_often_it_is_asked(announced):
@@ -112,6 +156,94 @@ def test_a_sealed_secret_may_come_again(opened):
 
     for site, secret in secrets.items():
         opened.ask(site, Request.OPEN, session=opened.session, secret=secret)
+
+
+def test_the_run_key_is_gone_from_the_disk_when_the_run_is_open(announced):
+    run_keys = {
+        site: RunFiles(announced.vault(site), announced.run).ephemeral().private_bytes_raw()
+        for site in announced.everyone
+    }
+    assert all(files_with(announced, site, run_keys[site]) == ["ephemeral.secret"] for site in announced.everyone)
+
+    for site, secret in announced.entrust().items():
+        announced.ask(site, Request.OPEN, session=announced.session, secret=secret)
+
+    assert all(files_with(announced, site, run_keys[site]) == [] for site in announced.everyone)
+
+
+@pytest.mark.parametrize("site", [0, 1])
+@pytest.mark.parametrize("is_asked_again", [True, False])
+def test_a_crash_while_opening_leaves_no_run_key_and_no_second_secret(announced, tmp_path, site, is_asked_again):
+    run_key = RunFiles(announced.vault(site), announced.run).ephemeral().private_bytes_raw()
+    secret = announced.entrust()[1] if site == 1 else b""
+    deaths_while_open = 0
+
+    def open_again(federation):
+        if site == 0:
+            return federation.entrust()
+        return federation.ask(1, Request.OPEN, session=federation.session, secret=secret)
+
+    for operations in count():
+        again = announced.copied_to(tmp_path / f"crash-{operations}")
+        files = RunFiles(again.vault(site), again.run)
+        with killed_after(operations) as death:
+            open_again(again)
+        is_open = files.session() is not None
+        deaths_while_open += is_open and death.came
+        kept = files.epoch() if is_open else None
+        if is_asked_again or not is_open:
+            open_again(again)
+        if not is_asked_again:
+            again.prepare(site, 0, [])  # a provider that goes on at once must not keep the key alive
+        assert files_with(again, site, run_key) == []
+        assert kept is None or files.epoch() == kept
+        if not death.came:
+            break
+    assert operations > 3
+    assert deaths_while_open > 1
+
+
+def test_when_the_first_epoch_is_over_no_secret_is_taken_or_given(found, founded):
+    epochs = found(replace(founded.experiment, crypto=CryptoTerms(epoch_rounds=1)))
+    epochs.open()
+    secrets = epochs.entrust()
+    history = [sum_up(epochs, epochs.everyone, [])]
+    kept = {site: RunFiles(epochs.vault(site), epochs.run).epoch() for site in epochs.everyone}
+
+    for site, secret in secrets.items():  # they have not applied the sum yet: still the first epoch
+        epochs.ask(site, Request.OPEN, session=epochs.session, secret=secret)
+        assert RunFiles(epochs.vault(site), epochs.run).epoch() == kept[site]
+    for site in epochs.everyone:
+        ready(epochs, site, history)
+
+    for site, secret in secrets.items():
+        with pytest.raises(EpochMismatchError):
+            epochs.ask(site, Request.OPEN, session=epochs.session, secret=secret)
+        assert RunFiles(epochs.vault(site), epochs.run).epoch() == kept[site].next()
+    with pytest.raises(EpochMismatchError):
+        epochs.ask(0, Request.ENTRUST, session=epochs.session)
+
+
+@pytest.mark.parametrize("epoch_rounds", [0, 1])
+def test_a_site_that_the_secret_reaches_late_replays_what_it_missed(found, founded, epoch_rounds):
+    run = found(replace(founded.experiment, crypto=CryptoTerms(epoch_rounds=epoch_rounds)))
+    run.announce()
+    secrets = run.entrust()
+    for site in (1, 2):
+        run.ask(site, Request.OPEN, session=run.session, secret=secrets[site])
+    history = []
+    for _ in range(2):
+        history.append(sum_up(run, (0, 1, 2), history))
+    with pytest.raises(SessionMismatchError):
+        ready(run, 3, history)
+
+    run.ask(3, Request.OPEN, session=run.session, secret=secrets[3])
+
+    states = {ready(run, site, history).state for site in run.everyone}
+    assert len(states) == 1
+    assert len({RunFiles(run.vault(site), run.run).epoch().common.reveal() for site in run.everyone}) == 1
+    with pytest.raises(CohortError):  # its records are not in the statistics
+        run.upload(3, run.everyone, 2)
 
 
 def test_only_the_session_s_first_site_is_steward(announced):
@@ -137,6 +269,10 @@ def test_only_the_session_s_first_site_is_steward(announced):
         (lambda run: run.session_of(0, 1) + new_card(run, 2, agreement=bytes(32)), AgreementMismatchError),
         (lambda run: run.session_of(0, 1) + new_card(run, 9, signer=Identity.generate()), SiteMismatchError),
         (
+            lambda run: run.session_of(0, 1, 2) + new_card(run, 3, exchange_key=run.card_of(2).exchange_key),
+            MalformedError,
+        ),
+        (
             lambda run: run.session_of(0, 1) + replace(run.card_of(3), site=2).to_bytes(),
             SignatureError,
         ),
@@ -153,6 +289,7 @@ def test_only_the_session_s_first_site_is_steward(announced):
         "a card of another run",
         "a card of another agreement",
         "a site outside the roster",
+        "two sites with one key",
         "another site's card at this site's place",
     ],
 )

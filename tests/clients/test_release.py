@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 import clients.ckks
-import clients.rounds
+import clients.state_chain
 from clients.keys import EpochKeys
-from clients.opening import Opening
 from clients.release import check_aggregate, release
 from clients.run_files import RunFiles
+from clients.run_keys import RunKeys
 from clients.sealing import seal_update
 from protocol.errors import (
     CohortError,
     CohortMismatchError,
     EpochMismatchError,
+    LengthError,
     ProtocolError,
     ResidualError,
     ResidueRangeError,
@@ -37,16 +38,24 @@ COHORT = (0, 1, 2, 3)
 STATE = bytes(range(32))
 
 
-@pytest.fixture(scope="module")
-def epoch_keys(opened_once):
-    _, secret = RunFiles(opened_once.vault(0), opened_once.run).epoch()
-    return EpochKeys(secret, opened_once.agreement, opened_once.parsed_session().digest)
+@pytest.fixture(scope="module", params=[4, 3], ids=["seeded", "expanded"])
+def agreement(request, opened_once):
+    """The consortium's agreement, with sums of four sites in either form."""
+    agreed = opened_once.agreement
+    crypto = replace(agreed.terms.crypto, largest_seeded_cohort=request.param)
+    return replace(agreed, terms=replace(agreed.terms, crypto=crypto))
 
 
 @pytest.fixture(scope="module")
-def terms(opened_once, epoch_keys):
+def epoch_keys(opened_once, agreement):
+    secret = RunFiles(opened_once.vault(0), opened_once.run).epoch().common
+    return EpochKeys(secret, agreement, opened_once.parsed_session().digest)
+
+
+@pytest.fixture(scope="module")
+def terms(opened_once, agreement, epoch_keys):
     return RoundTerms(
-        agreement=opened_once.agreement,
+        agreement=agreement,
         session=opened_once.parsed_session().digest,
         epoch=1,
         round=1,
@@ -62,7 +71,6 @@ def vector(site):
 @pytest.fixture(scope="module")
 def aggregate_of(opened_once, epoch_keys):
     """Seal each site's vector under the terms, and add them up."""
-    session = opened_once.parsed_session()
 
     def make(terms, state=STATE):
         total = RoundSum(terms)
@@ -74,7 +82,7 @@ def aggregate_of(opened_once, epoch_keys):
                 state=state,
                 site=site,
                 identity=member.identity,
-                pair_keys=Opening(member, opened_once.run).pair_keys(session),
+                pair_keys=RunKeys.load(member, opened_once.run).pairs,
                 epoch_keys=epoch_keys,
             )
             total.add(update.to_bytes())
@@ -90,21 +98,26 @@ def aggregate(aggregate_of, terms):
 
 @pytest.fixture
 def decryptions(monkeypatch):
-    """Every call of the decryptor is noted here, and then really made."""
+    """Every sum that the decryptor gets is noted here, and then really decrypted."""
     calls = []
-    decrypt = clients.ckks.Decryptor.decrypt
 
-    def noted(self, *arguments):
-        calls.append(arguments)
-        return decrypt(self, *arguments)
+    def note(name):
+        decrypt = getattr(clients.ckks.Decryptor, name)
 
-    monkeypatch.setattr(clients.ckks.Decryptor, "decrypt", noted)
+        def noted(self, *arguments, **sites):
+            calls.append(name)
+            return decrypt(self, *arguments, **sites)
+
+        monkeypatch.setattr(clients.ckks.Decryptor, name, noted)
+
+    note("decrypt")
+    note("decrypt_expanded")
     return calls
 
 
 def noisy(residues, seeds):
-    """Add an error of 25 to each ciphertext's first coefficient: more than four honest ones carry together."""
-    return ((residues.astype(np.uint64) + 25) % MODULI[2048, 32]).astype(residues.dtype), seeds
+    """Add an error of 30 to each ciphertext's first coefficient: more than four honest ones carry together."""
+    return ((residues.astype(np.uint64) + 30) % MODULI[2048, 32]).astype(residues.dtype), seeds
 
 
 def with_residue(aggregate, at, change, modulus):
@@ -121,7 +134,7 @@ def test_the_honest_sum_is_released_exactly(aggregate, terms, epoch_keys, decryp
     exact = release(aggregate, terms=terms, state=STATE, epoch_keys=epoch_keys, own_proof=aggregate.proofs[1])
 
     assert np.array_equal(exact, sum(vector(site) for site in COHORT))
-    assert len(decryptions) == 1
+    assert decryptions == ["decrypt" if terms.is_seeded else "decrypt_expanded"]
 
 
 def test_a_site_that_was_not_in_the_cohort_may_check_the_sum_too(aggregate, terms, epoch_keys):
@@ -150,12 +163,38 @@ def nothing_but_zeros(aggregate, _, __):
 
 def swapped_seeds(aggregate, _, __):
     first, second, *rest = aggregate.proofs
-    return with_proofs(aggregate, replace(first, seeds=second.seeds), replace(second, seeds=first.seeds), *rest)
+    return with_proofs(aggregate, with_seeds_of(second, first), with_seeds_of(first, second), *rest)
+
+
+def with_seeds_of(other, proof):
+    """Return a proof with another's seeds, or their digest."""
+    return replace(proof, seeds=other.seeds, seeds_digest=other.seeds_digest)
 
 
 def one_seed_bit_changed(aggregate, _, __):
     first, *rest = aggregate.proofs
-    return with_proofs(aggregate, replace(first, seeds=bytes([first.seeds[0] ^ 1]) + first.seeds[1:]), *rest)
+    name = "seeds" if first.seeds else "seeds_digest"
+    changed = bytearray(getattr(first, name))
+    changed[0] ^= 1
+    return with_proofs(aggregate, replace(first, **{name: bytes(changed)}), *rest)
+
+
+def swapped_halves(aggregate, _, __):
+    """Swap, in an expanded sum, the first polynomial and the second."""
+    flat = aggregate.residues.reshape(-1)
+    return replace(aggregate, residues=np.roll(flat, flat.size // 2).reshape(aggregate.residues.shape))
+
+
+def a_row_cut_off(aggregate, _, __):
+    return replace(aggregate, residues=aggregate.residues[:-1])
+
+
+def a_row_more(aggregate, _, __):
+    return replace(aggregate, residues=np.concatenate((aggregate.residues, aggregate.residues[:1])))
+
+
+def one_residue_of_the_last_polynomial(aggregate, modulus, _):
+    return with_residue(aggregate, (-1, 5), 1, modulus)
 
 
 def swapped_tags(aggregate, _, __):
@@ -204,6 +243,10 @@ ALTERATIONS = [
     (two_residues_that_cancel, TagError),
     (a_multiple_of_the_sum, TagError),
     (nothing_but_zeros, TagError),
+    (one_residue_of_the_last_polynomial, TagError),
+    (swapped_halves, TagError),
+    (a_row_cut_off, LengthError),
+    (a_row_more, LengthError),
     (swapped_seeds, SignatureError),
     (one_seed_bit_changed, SignatureError),
     (swapped_tags, SignatureError),
@@ -278,7 +321,7 @@ def test_an_insider_s_swapped_seeds_are_refused_although_the_signature_is_good(
 ):
     # A site may sign what it likes; the seeds must still be those that it tagged.
     first, *rest = aggregate.proofs
-    unsigned = replace(first, seeds=rest[0].seeds)
+    unsigned = with_seeds_of(rest[0], first)
     signed = replace(unsigned, signature=opened_once.member(0).identity.sign(unsigned.signed_bytes()))
 
     with pytest.raises(TagError, match="seeds"):
@@ -341,7 +384,7 @@ def test_a_sum_of_a_cohort_that_the_agreement_forbids_is_refused(delivered, decr
 
 
 def test_after_too_many_refusals_not_even_the_right_sum_is_tried(delivered, decryptions, monkeypatch):
-    monkeypatch.setattr(clients.rounds, "MAX_TRIES", 3)
+    monkeypatch.setattr(clients.state_chain, "MAX_TRIES", 3)
     right = delivered.sums[1]
     altered = right[:100] + bytes([right[100] ^ 1]) + right[101:]
     for _ in range(3):

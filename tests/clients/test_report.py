@@ -18,6 +18,7 @@ from clients.report import write_site_report
 from clients.table import Table
 from clients.table_file import read_table
 from protocol.errors import ConfigurationError
+from protocol.privacy_terms import PrivacyTerms
 
 SITE = 1
 TALKS_TO_OTHERS = r"""(?ix) <(?:script|link|iframe|object|embed|img|base|form)\b | \son\w+\s*=
@@ -192,6 +193,54 @@ def test_sums_over_patients_of_one_outcome_have_no_auc(closed):
     rewrite_lines(closed, "metrics.jsonl", one_outcome)
 
     assert "AUC over all sites \N{EN DASH} not known" in words_of(page_of(closed))
+
+
+def hide(federation, records):
+    """Let every patient but a few sit in cells that are too small."""
+
+    def few(entry):
+        sums = entry.get("federation_before_round")
+        if sums is None:
+            return entry
+        counts = {"confusion": [9, 0, 9, 0], "positive_scores": [0] * 15 + [9], "negative_scores": [9] + [0] * 15}
+        bounds = {"auc": 0.5, "auc_bound": 0.4, "accuracy": 0.5, "accuracy_bound": 0.5 - 9 / records}
+        return {**entry, "federation_before_round": {**sums, **counts, **bounds, "records": records}}
+
+    rewrite_lines(federation, "metrics.jsonl", few)
+
+
+def test_what_small_cells_leave_open_is_no_number(closed):
+    hide(closed, 200)
+
+    page = page_of(closed)
+    words = words_of(page)
+
+    assert "AUC over all sites too few patients in most groups to say" in words
+    assert "AUC not known (too few patients), accuracy not known (too few patients), Brier score 0." in words
+    assert "keeps every count of fewer than 5 patients to itself" in words
+    assert "Calibration, all sites" not in page
+    assert "0.400" not in words
+
+
+def test_what_small_cells_leave_in_doubt_is_given_with_its_limit(closed):
+    words, sums = words_of(page_of(closed)), json.loads(closed.vault(SITE).read("result.json"))["federated_sums"]
+
+    assert 0 < sums["accuracy_bound"] < 0.25
+    assert f"AUC {sums['auc']:.3f} ± {sums['auc_bound']:.3f}, accuracy" in words
+    assert f"accuracy {sums['accuracy']:.3f} ± {sums['accuracy_bound']:.3f}, Brier" in words
+
+
+def test_noise_is_told_with_what_it_promises_and_what_it_does_not(closed):
+    member = closed.member(SITE)
+    terms = replace(member.agreement.terms, privacy=PrivacyTerms(noise_multiplier=10.0))
+    rewrite_lines(closed, "metrics.jsonl", lambda entry: {key: entry[key] for key in ("run", "round", "own")})
+
+    words = words_of(page_of(closed, member=replace(member, agreement=replace(member.agreement, terms=terms))))
+
+    assert re.search(r"by a factor of at most e 0\.\d\d \(differential privacy, ε = 0\.\d\d at δ = 1e-05\)", words)
+    assert "given the statistics: the sums that inputs are standardised with are exact" in words
+    assert "exact counts would undo what the noise" in words
+    assert "differential privacy" not in words_of(page_of(closed))
 
 
 def test_other_runs_are_passed_over(closed):

@@ -13,11 +13,12 @@ from safetensors.numpy import load_file
 
 from clients.learner import Learner
 from clients.membership import TABLE
-from clients.results import MODEL_FORMAT, Results
+from clients.results import Results
 from clients.run_files import Position, RunFiles
 from clients.statistics import Standardisation
 from clients.table_file import read_table
 from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
+from protocol.prediction.model_file import MODEL_FORMAT
 
 EVERYONE = (0, 1, 2, 3)
 
@@ -87,7 +88,12 @@ def test_a_model_file_says_all_that_a_prediction_needs(closed):
     description = json.loads(metadata[MODEL_FORMAT])
     assert description.keys() == {"data", "inputs", "model"}
     assert description["inputs"] == ["mean radius", "mean texture", "mean smoothness"]
-    assert description["model"] == {"kind": "logistic_regression", "hidden": [], "personal": []}
+    assert description["model"] == {
+        "kind": "logistic_regression",
+        "hidden": [],
+        "activation": "",
+        "personal": [],
+    }
 
 
 def test_a_model_file_holds_the_whole_schema(closed):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
+from next_agreement import next_agreement
 
-import clients.rounds
-from clients.opening import Opening
-from clients.run_files import JOURNAL, RunFiles
-from protocol.envelope import Request, pack_list, unpack_list
+from clients.run_files import MAX_TRIES, RunFiles
+from clients.run_keys import RunKeys
+from clients.upload_journal import JOURNAL
+from protocol.envelope import Request, pack_list
 from protocol.errors import (
     CohortError,
     DataError,
@@ -38,9 +40,13 @@ def parsed_note(federation, data, kind, round_number):
         kind=kind,
         agreement=federation.agreement,
         session=federation.parsed_session().digest,
-        epoch=1,
         round_number=round_number,
     )
+
+
+def secrets_of(files):
+    epoch = files.epoch()
+    return [epoch.common.reveal(), *(pair.reveal() for pair in epoch.pairs.values())]
 
 
 def files_with(federation, position, *needles):
@@ -155,7 +161,7 @@ def test_a_cohort_that_no_honest_provider_names_is_refused_and_costs_nothing(sta
     with pytest.raises(error):
         started.upload(1, cohort)
 
-    assert files_of(started, 1).uploaded(files_of(started, 1).position().state) is None
+    assert files_of(started, 1).journal.uploaded(files_of(started, 1).position().state) is None
     started.upload(1, EVERYONE)
 
 
@@ -279,9 +285,8 @@ def test_an_old_sum_in_a_new_round_s_place_is_refused(started):
 
 def test_a_site_whose_state_was_turned_aside_does_not_find_its_way_into_the_sum(started):
     # a provider with an insider feeds one victim another model: the states differ, and so do all masks
-    session = started.parsed_session()
     member, terms = started.member(3), started.terms(EVERYONE)
-    keys = Opening(member, started.run).pair_keys(session)
+    keys = RunKeys.load(member, started.run).pairs
     state = files_of(started, 3).position().state
 
     others = keys.mask_keys(terms, bytes(32))
@@ -312,15 +317,13 @@ def test_closing_again_gives_the_same_note_whatever_comes_with_it(summed):
     note = summed.close(1)
 
     assert summed.close(1) == note
-    assert summed.ask(1, Request.CLOSE, aggregates=pack_list([]))["note"] == note
+    assert summed.ask(1, Request.CLOSE, history=pack_list([]))["note"] == note
 
 
 def test_closing_deletes_every_secret_of_the_run_from_the_disk(summed):
     files = files_of(summed, 1)
-    _, epoch_secret = files.epoch()
-    needles = [epoch_secret.reveal(), files.ephemeral().private_bytes_raw()]
-    assert files_with(summed, 1, needles[0]) == ["epoch.secret"]
-    assert files_with(summed, 1, needles[1]) == ["ephemeral.secret"]
+    needles = secrets_of(files)
+    assert all(files_with(summed, 1, needle) == ["epoch.secret"] for needle in needles)
     kept_update = summed.run_path(1).joinpath("upload.bin").read_bytes()
 
     summed.close(1)
@@ -337,7 +340,7 @@ def test_closing_deletes_every_secret_of_the_run_from_the_disk(summed):
 @pytest.mark.parametrize("where", ["Vault.delete", "RunFiles.forget"])
 def test_a_crash_in_the_middle_of_closing_is_made_good_by_the_next_request(summed, monkeypatch, where):
     files = files_of(summed, 1)
-    needles = [files.epoch()[1].reveal(), files.ephemeral().private_bytes_raw()]
+    needles = secrets_of(files)
 
     def crash(*arguments):
         raise KeyboardInterrupt
@@ -346,7 +349,7 @@ def test_a_crash_in_the_middle_of_closing_is_made_good_by_the_next_request(summe
         patch.setattr(f"clients.run_files.{where}", crash)
         with pytest.raises(KeyboardInterrupt):
             summed.close(1)
-    assert len(files_with(summed, 1, *needles)) == 2
+    assert files_with(summed, 1, *needles) == ["epoch.secret"]
 
     summed.close(1)
 
@@ -366,7 +369,7 @@ def test_closing_before_the_end_is_refused_and_deletes_nothing(started):
     with pytest.raises(RoundMismatchError):
         started.close(1)
 
-    assert files_of(started, 1).has_ephemeral()
+    assert files_of(started, 1).has_epoch()
     started.prepare(1, 1)
 
 
@@ -381,17 +384,24 @@ def test_one_agreement_carries_one_run(started):
     # two runs' sums of the same data over nested cohorts would give away the difference
     started.sum_up(THREE)
     started.run = os.urandom(16)
-    started.announce()
-    started.session = started.session_of(0, 1, 3)
-    secrets = unpack_list(started.ask(0, Request.ENTRUST, session=started.session)["secrets"], limit=2)
-    for site, secret in zip((1, 3), secrets, strict=True):
-        started.ask(site, Request.OPEN, session=started.session, secret=secret)
 
-    for site in (0, 1, 3):
+    for site in THREE:
         with pytest.raises(SecondUploadError):
-            started.prepare(site, 0, [])
-        with pytest.raises(SecondUploadError):
-            started.upload(site, (0, 1, 3), round_number=0)
+            started.ask(site, Request.ANNOUNCE)
+
+
+def test_a_new_consortium_secret_makes_another_agreement_which_carries_its_own_run(started):
+    started.upload(0, EVERYONE)
+    before = started.agreement
+
+    renewed = next_agreement(started, sites=4, start_from=None)
+
+    assert renewed.agreement == replace(before, secret_digest=renewed.agreement.secret_digest)
+    assert renewed.agreement.digest != before.digest
+    renewed.open()
+    renewed.run_all()
+    for site in renewed.everyone:
+        renewed.close(site)
 
 
 def test_a_run_that_ended_before_any_upload_does_not_use_up_the_agreement(opened):
@@ -420,4 +430,4 @@ def test_the_site_s_log_tells_its_own_people_what_happened(summed):
     events = [entry["event"] for entry in summed.vault(1).lines("events.jsonl")]
     assert events.count("trained") == events.count("sealed") == events.count("released") == 4
     assert events[-1] == "closed"
-    assert clients.rounds.MAX_TRIES == 1000
+    assert MAX_TRIES == 1000

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from recovery import ready, sum_up, void
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from clients.results import MODEL_FORMAT
 from clients.run_files import RunFiles
 from protocol.errors import ValueRefusedError
+from protocol.prediction.model_file import MODEL_FORMAT
 from protocol.terms import ModelTerms
 from scripts.twin import run_learners, train_plain
 
@@ -66,6 +67,21 @@ def test_a_site_that_was_left_out_goes_on_from_the_values_that_it_had(personal):
     personal.sum_up()
     personal.prepare_all()
     assert (own(personal, 3) != 0).all()
+
+
+def test_a_site_that_was_given_up_goes_on_from_the_values_that_it_had(personal):
+    trained = {site: files_of(personal, site).pending(1).personal for site in EVERYONE}
+    for site in THREE:
+        personal.upload(site, EVERYONE)
+    history = [*personal.sums, void(personal, 3, 1)]
+
+    history.append(sum_up(personal, THREE, history))
+    for site in EVERYONE:
+        ready(personal, site, history)
+
+    # those of the others are the ones that were trained with what left first
+    assert all(np.array_equal(own(personal, site), trained[site]) for site in THREE)
+    assert np.array_equal(own(personal, 3), [0.0])
 
 
 def test_a_restart_trains_no_second_time(personal):

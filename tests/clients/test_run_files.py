@@ -1,19 +1,23 @@
-"""What a site keeps of a run: nothing that has left is forgotten, nothing secret outlives the run."""
+"""What a site keeps of a run: where it stands and what waits, and nothing secret that outlives the run."""
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from clients.keys import EpochSecrets
 from clients.learner import Contribution
 from clients.learner_state import LearnerState
-from clients.run_files import JOURNAL, Position, RunFiles
+from clients.run_files import Position, RunFiles
 from clients.secret import SecretBytes
 from clients.vault import Vault
-from protocol.errors import SecondUploadError
+from protocol.errors import SessionMismatchError
+from protocol.state import voided_state
 
 RUN = bytes(range(16))
 STATE, OTHER_STATE = b"\x01" * 32, b"\x02" * 32
@@ -21,6 +25,11 @@ COHORT = (0, 1, 2)
 PACKED = np.arange(8, dtype=np.int64).reshape(2, 4)
 PERSONAL = np.array([0.1, -0.0, 2.5])
 PENDING = Contribution(packed=PACKED, personal=PERSONAL)
+SECRETS = EpochSecrets(
+    epoch=1,
+    common=SecretBytes(os.urandom(32)),
+    pairs={site: SecretBytes(os.urandom(32)) for site in (0, 2)},
+)
 
 
 @pytest.fixture
@@ -40,8 +49,18 @@ def position(round_number=1, state=STATE):
     return Position(round=round_number, state=state, members=COHORT, learner=learner, personal=PERSONAL)
 
 
-def keep_upload(files, data=b"update", state=STATE, cohort=COHORT):
-    files.keep_upload(data, state=state, round_number=1, cohort=cohort)
+def keep_upload(files):
+    files.journal.keep_upload(b"update", state=STATE, round_state=STATE, round_number=1, cohort=COHORT)
+
+
+def raw_secrets(secrets):
+    return [secrets.common.reveal(), *(pair.reveal() for pair in secrets.pairs.values())]
+
+
+def holds(vault, *needles):
+    """Tell whether any file below the vault holds one of the byte strings."""
+    contents = [path.read_bytes() for path in vault.directory.rglob("*") if path.is_file()]
+    return any(needle in content for needle in needles for content in contents)
 
 
 def crash_after(steps, monkeypatch):
@@ -63,20 +82,54 @@ def crash_after(steps, monkeypatch):
 def test_a_new_run_has_nothing(files):
     assert not files.has_ephemeral()
     assert files.session() is files.position() is files.pending(0) is files.closed() is None
-    assert files.uploaded(STATE) is None
+    assert files.journal.uploaded(STATE) is None
     assert files.tries() == 0
 
 
 def test_the_opening_s_files_are_read_back(files):
-    ephemeral, secret = X25519PrivateKey.generate(), SecretBytes(bytes(range(32)))
+    ephemeral = X25519PrivateKey.generate()
     files.announce(ephemeral, b"card")
-    files.open(b"session", secret, 7)
 
     assert files.has_ephemeral()
     assert files.ephemeral().private_bytes_raw() == ephemeral.private_bytes_raw()
     assert files.card() == b"card"
+    assert not files.has_epoch()
+
+    files.open(b"session", SECRETS)
+
+    assert files.card() == b"card"
     assert files.session() == b"session"
-    assert files.epoch() == (7, secret)
+    assert files.has_epoch()
+    assert files.epoch() == SECRETS
+
+
+def test_an_opened_run_s_key_is_gone_from_the_disk(files, vault):
+    ephemeral = X25519PrivateKey.generate()
+    files.announce(ephemeral, b"card")
+    assert holds(vault, ephemeral.private_bytes_raw())
+
+    files.open(b"session", SECRETS)
+
+    assert not files.has_ephemeral()
+    assert not holds(vault, ephemeral.private_bytes_raw())
+
+
+def test_an_epoch_s_secrets_take_the_place_of_those_before(files, vault):
+    files.open(b"session", SECRETS)
+
+    files.keep_epoch(SECRETS.next())
+
+    assert files.epoch() == SECRETS.next()
+    assert not holds(vault, *raw_secrets(SECRETS))
+
+
+def test_secrets_that_were_deleted_are_not_there(files):
+    files.open(b"session", SECRETS)
+    files.forget()
+
+    assert not files.has_epoch()
+    with pytest.raises(SessionMismatchError, match="forgotten"):
+        files.epoch()
 
 
 def test_a_position_is_read_back_bit_for_bit(files):
@@ -84,9 +137,37 @@ def test_a_position_is_read_back_bit_for_bit(files):
 
     kept = files.position()
 
-    assert (kept.round, kept.state, kept.members) == (1, STATE, COHORT)
+    assert (kept.round, kept.state, kept.voided, kept.members) == (1, STATE, (), COHORT)
     assert kept.learner.shared_digest() == position().learner.shared_digest()
     assert kept.personal.tobytes() == PERSONAL.tobytes()
+
+
+def test_a_position_keeps_whose_uploads_were_given_up(files):
+    files.keep_position(replace(position(), voided=(0, 2)))
+
+    assert files.position().voided == (0, 2)
+    assert files.position().upload_state == voided_state(STATE, (0, 2))
+
+
+def test_keeping_the_position_in_a_round_keeps_what_waits_in_it(files):
+    files.move_to(position())
+    files.keep_pending(PENDING, 1)
+    files.count_tries(1)
+    keep_upload(files)
+
+    files.keep_position(replace(position(), voided=(2,)))
+
+    assert np.array_equal(files.pending(1).packed, PACKED)
+    assert files.tries() == 1
+    assert files.journal.uploaded(STATE) == b"update"
+
+
+def test_the_next_round_is_the_first_before_there_is_a_position(files):
+    assert files.next_round() == 0
+
+    files.move_to(position(3))
+
+    assert files.next_round() == 3
 
 
 def test_runs_are_kept_apart(files, vault):
@@ -108,7 +189,7 @@ def test_moving_on_drops_what_belongs_to_the_round_before(files):
 
     assert files.pending(1) is files.pending(2) is None
     assert files.tries() == 0
-    assert files.uploaded(OTHER_STATE) is None
+    assert files.journal.uploaded(OTHER_STATE) is None
 
 
 @pytest.mark.parametrize("steps", range(5))
@@ -123,9 +204,9 @@ def test_a_crash_while_moving_on_never_leaves_a_contribution_for_the_wrong_round
 
     if files.position().round == 2:
         assert files.pending(2) is None
-        assert files.uploaded(OTHER_STATE) is None
+        assert files.journal.uploaded(OTHER_STATE) is None
     else:
-        assert files.uploaded(STATE, COHORT) == b"update"
+        assert files.journal.uploaded(STATE, COHORT) == b"update"
         assert np.array_equal(files.pending(1).personal, PERSONAL)
 
 
@@ -152,13 +233,16 @@ def test_another_round_s_contribution_is_not_returned(files, asked):
     assert files.pending(asked) is None
 
 
-@pytest.mark.parametrize(("personal", "syncs"), [(PERSONAL, True), (np.zeros(0), False)])
-def test_personal_values_are_on_disk_before_the_contribution_can_leave(files, monkeypatch, personal, syncs):
-    # integers can be made again; values that were trained with integers that have left cannot
+@pytest.mark.parametrize(
+    ("personal", "has_noise", "syncs"),
+    [(PERSONAL, False, True), (np.zeros(0), False, False), (np.zeros(0), True, True)],
+)
+def test_what_cannot_be_made_again_is_on_disk_before_it_can_leave(files, monkeypatch, personal, has_noise, syncs):
+    # integers can; noise cannot, nor can values that were trained with integers that have left
     written = []
     monkeypatch.setattr(Vault, "write", lambda vault, name, data, is_durable=True: written.append(is_durable))
 
-    files.keep_pending(Contribution(packed=PACKED, personal=personal), 1)
+    files.keep_pending(Contribution(packed=PACKED, personal=personal, has_noise=has_noise), 1)
 
     assert written == [syncs]
 
@@ -175,62 +259,6 @@ def test_a_crash_between_the_position_and_the_deletion_hides_the_contribution_th
     assert np.array_equal(files.pending(2).packed, PACKED)
 
 
-def test_the_same_update_is_found_again_and_no_other_cohort_gets_one(files):
-    keep_upload(files)
-
-    assert files.uploaded(STATE) == b"update"
-    assert files.uploaded(STATE, COHORT) == b"update"
-    assert files.uploaded(OTHER_STATE) is None
-    with pytest.raises(SecondUploadError) as refusal:
-        files.uploaded(STATE, (0, 1, 3))
-    assert (refusal.value.expected, refusal.value.got) == ([0, 1, 2], [0, 1, 3])
-
-
-@pytest.mark.parametrize("damage", ["other bytes", "no bytes"])
-def test_an_update_whose_bytes_are_lost_is_never_made_again(files, vault, damage):
-    keep_upload(files)
-    name = f"runs/{RUN.hex()}/upload.bin"
-    vault.delete(name) if damage == "no bytes" else vault.write(name, b"other")
-
-    with pytest.raises(SecondUploadError):
-        files.uploaded(STATE)
-    with pytest.raises(SecondUploadError):
-        files.uploaded(STATE, COHORT)
-
-
-def test_the_journal_outlives_its_run(files, vault):
-    keep_upload(files)
-    files.close(b"note")
-
-    (entry,) = vault.lines(JOURNAL)
-    assert entry["state"] == STATE.hex()
-    assert entry["cohort"] == list(COHORT)
-    with pytest.raises(SecondUploadError):
-        files.uploaded(STATE)
-
-
-def test_an_update_that_reached_the_disk_but_not_the_journal_has_not_left(files, vault):
-    keep_upload(files)
-    vault.write(JOURNAL, b"")
-
-    assert files.uploaded(STATE) is None
-    keep_upload(files, b"another", cohort=(0, 1, 3))
-    assert files.uploaded(STATE, (0, 1, 3)) == b"another"
-    with pytest.raises(SecondUploadError):
-        files.uploaded(STATE, COHORT)
-
-
-def test_a_journal_line_cut_off_by_a_crash_does_not_hide_the_update_after_it(files, vault):
-    keep_upload(files)
-    journal = vault.read(JOURNAL)
-    vault.write(JOURNAL, journal[: len(journal) // 2])
-    keep_upload(files, b"another", cohort=(0, 1, 3))
-
-    assert files.uploaded(STATE, (0, 1, 3)) == b"another"
-    with pytest.raises(SecondUploadError):
-        files.uploaded(STATE, COHORT)
-
-
 def test_tries_are_counted_on_disk(files, vault):
     files.count_tries(1)
     files.count_tries(2)
@@ -239,9 +267,9 @@ def test_tries_are_counted_on_disk(files, vault):
 
 
 def test_closing_deletes_every_secret_also_after_a_crash_in_between(files, vault):
-    ephemeral, secret = X25519PrivateKey.generate(), SecretBytes(bytes(range(32)))
-    files.announce(ephemeral, b"card")
-    files.open(b"session", secret, 1)
+    ephemeral = X25519PrivateKey.generate()
+    files.open(b"session", SECRETS)
+    files.announce(ephemeral, b"card")  # as a crash in the opening leaves it
     files.keep_pending(PENDING, 1)
     keep_upload(files)
     vault.write(f"runs/{RUN.hex()}/closed.bin", b"note")  # what a crash right after the note leaves
@@ -249,6 +277,5 @@ def test_closing_deletes_every_secret_also_after_a_crash_in_between(files, vault
     files.forget()
 
     assert files.closed() == b"note"
-    contents = [path.read_bytes() for path in vault.directory.rglob("*") if path.is_file()]
-    for needle in (ephemeral.private_bytes_raw(), secret.reveal(), b"update", PACKED.astype(np.int32).tobytes()):
-        assert not any(needle in content for content in contents)
+    needles = [ephemeral.private_bytes_raw(), *raw_secrets(SECRETS), b"update", PACKED.astype(np.int32).tobytes()]
+    assert not holds(vault, *needles)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from clients.ckks import Decryptor
-from clients.keys import EpochKeys
-from clients.opening import Opening
+from clients.keys import ONE_TIME_NONCE, EpochKeys
 from clients.run_files import RunFiles
+from clients.run_keys import RunKeys
 from clients.sealing import seal_update
 from protocol.errors import ResidualError
+from protocol.expansion import expand_seeds
 from protocol.packing import RoundKind
 from protocol.residues import ResidueSum
 from protocol.rounds import RoundTerms
-from protocol.tags import tag_of, tag_to_bytes, tag_vectors
+from protocol.tags import tag_from_bytes, tag_of, tag_to_bytes, tag_vectors
 from protocol.update import SealedUpdate
 
 COHORT = (0, 1, 3)
@@ -35,16 +39,15 @@ def terms(opened_once):
 
 @pytest.fixture(scope="module")
 def epoch_keys(opened_once, terms):
-    _, secret = RunFiles(opened_once.vault(0), opened_once.run).epoch()
+    secret = RunFiles(opened_once.vault(0), opened_once.run).epoch().common
     return EpochKeys(secret, terms.agreement, terms.session)
 
 
 @pytest.fixture(scope="module")
 def seal(opened_once, terms, epoch_keys):
     """Seal one site's vector with all its real keys."""
-    session = opened_once.parsed_session()
 
-    def seal_as(site, packed):
+    def seal_as(site, packed, terms=terms):
         member = opened_once.member(site)
         return seal_update(
             packed,
@@ -52,7 +55,7 @@ def seal(opened_once, terms, epoch_keys):
             state=STATE,
             site=site,
             identity=member.identity,
-            pair_keys=Opening(member, opened_once.run).pair_keys(session),
+            pair_keys=RunKeys.load(member, opened_once.run).pairs,
             epoch_keys=epoch_keys,
         )
 
@@ -122,6 +125,27 @@ def test_the_tag_covers_what_is_sent_and_is_not_readable(terms, epoch_keys, seal
 
     assert clear not in update.to_bytes()
     assert clear[:8] not in update.proof.tag
+
+
+def opened_tag(update, terms, epoch_keys):
+    """Return the words of an update's tag."""
+    key = epoch_keys.tag_seal_key(terms, STATE, update.proof.header.site)
+    opened = ChaCha20Poly1305(key).decrypt(ONE_TIME_NONCE, update.proof.tag, update.proof.header.to_bytes())
+    return tag_from_bytes(opened[:-32])
+
+
+@pytest.mark.parametrize("is_seeded", [True, False], ids=["seeded", "expanded"])
+def test_in_a_large_cohort_the_tag_covers_the_second_polynomials_too(terms, epoch_keys, seal, is_seeded):
+    agreed = terms.agreement
+    crypto = replace(agreed.terms.crypto, largest_seeded_cohort=3 if is_seeded else 2)
+    terms = replace(terms, agreement=replace(agreed, terms=replace(agreed.terms, crypto=crypto)))
+    parameters = agreed.parameters
+
+    update = seal(1, vector(1), terms)
+
+    rows = [update.residues] if is_seeded else [update.residues, expand_seeds(update.proof.seeds, parameters)]
+    vectors = tag_vectors(epoch_keys.tag_vectors_key(terms, STATE), parameters, len(rows))
+    assert opened_tag(update, terms, epoch_keys) == tag_of(vectors, np.concatenate(rows), parameters)
 
 
 def test_statistics_and_metrics_fit_one_update(opened_once):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import clients.ckks
-import clients.seal_format
 import clients.self_check
+import protocol.backend
+import protocol.seal_format
 from clients.self_check import check_backend
 from protocol.errors import BackendError
+from protocol.expansion import ExpansionSum, check_expansion
 from protocol.parameters import MODULI, CkksParameters
 
 PARAMETERS = CkksParameters(ring_degree=2048, modulus_bits=32, sites=3)
@@ -20,11 +22,12 @@ PARAMETERS = CkksParameters(ring_degree=2048, modulus_bits=32, sites=3)
 @pytest.fixture(autouse=True)
 def fresh_backend():
     """Neither keep what a test broke nor pass it on."""
-    clients.ckks.backend.cache_clear()
-    check_backend.cache_clear()
+    cached = (protocol.backend.backend, check_expansion, check_backend)
+    for function in cached:
+        function.cache_clear()
     yield
-    clients.ckks.backend.cache_clear()
-    check_backend.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 @pytest.mark.parametrize(("ring_degree", "modulus_bits"), MODULI)
@@ -41,14 +44,14 @@ def test_the_check_runs_once_per_process_and_parameter_set(monkeypatch):
 
 @pytest.mark.parametrize("seed_record_bytes", [80, 82, 81 + 8])
 def test_a_shifted_layout_is_refused(monkeypatch, seed_record_bytes):
-    monkeypatch.setattr(clients.seal_format, "_SEED_RECORD_BYTES", seed_record_bytes)
+    monkeypatch.setattr(protocol.seal_format, "_SEED_RECORD_BYTES", seed_record_bytes)
 
     with pytest.raises(BackendError):
         check_backend(PARAMETERS)
 
 
 def test_another_format_version_s_header_is_refused(monkeypatch):
-    monkeypatch.setattr(clients.seal_format, "_MAGIC", 0xA15F)
+    monkeypatch.setattr(protocol.seal_format, "_MAGIC", 0xA15F)
 
     with pytest.raises(BackendError, match="header"):
         check_backend(PARAMETERS)
@@ -56,9 +59,11 @@ def test_another_format_version_s_header_is_refused(monkeypatch):
 
 def test_deterministic_encryption_is_refused(monkeypatch):
     # The trap itself: a context whose generator is seeded encrypts the same values to the same ciphertext every time.
-    make_context = clients.ckks._make_context
+    make_context = protocol.backend.make_context
     factory = clients.ckks.seal.Blake2xbPRNGFactory([7] * 8)
-    monkeypatch.setattr(clients.ckks, "_make_context", lambda parameters, _: make_context(parameters, factory))
+    monkeypatch.setattr(
+        protocol.backend, "make_context", lambda degree, moduli, _: make_context(degree, moduli, factory)
+    )
 
     with pytest.raises(BackendError, match="same ciphertext"):
         check_backend(PARAMETERS)
@@ -111,6 +116,23 @@ def test_larger_noise_is_refused(monkeypatch):
 def test_a_sum_that_decrypts_to_something_else_is_refused(monkeypatch):
     encrypt = clients.ckks.Encryptor.encrypt
     monkeypatch.setattr(clients.ckks.Encryptor, "encrypt", lambda self, packed: encrypt(self, packed + 1))
+
+    with pytest.raises(BackendError, match="something else"):
+        check_backend(PARAMETERS)
+
+
+def test_second_polynomials_that_are_not_those_of_the_encryption_are_refused(monkeypatch):
+    residues = ExpansionSum.residues
+    monkeypatch.setattr(ExpansionSum, "residues", lambda self: residues(self)[::-1])
+
+    with pytest.raises(BackendError, match="noise"):
+        check_backend(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", ["decrypt", "decrypt_expanded"])
+def test_a_wrong_result_of_either_form_alone_is_refused(monkeypatch, name):
+    decrypt = getattr(clients.ckks.Decryptor, name)
+    monkeypatch.setattr(clients.ckks.Decryptor, name, lambda *sums, **sites: decrypt(*sums, **sites) + 1)
 
     with pytest.raises(BackendError, match="something else"):
         check_backend(PARAMETERS)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import clients.simulation
-from clients.membership import CONSORTIUM_SECRET, IDENTITY, TABLE, Membership
+from clients.identity_file import IDENTITY
+from clients.membership import CONSORTIUM_SECRET, TABLE, Membership
 from clients.public_data import load_hospitals
 from clients.simulation import simulated_site_names, simulated_vault, site_tables
 from clients.table_file import encode_table, read_table, read_table_file
@@ -117,6 +118,15 @@ def test_a_consortium_that_could_not_be_set_up_is_not_taken_for_one(vault_of, mo
             vault_of(0)
 
     assert Membership.load(vault_of(0)).site == 0
+
+
+def test_what_a_killed_founder_left_is_made_anew(vault_of, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(clients.simulation, "pin", None)
+        with pytest.raises(TypeError):
+            vault_of(0)
+
+    assert [Membership.load(vault_of(position)).site for position in range(3)] == [0, 1, 2]
 
 
 def test_each_hospital_keeps_its_own_patients_where_the_data_set_has_hospitals(wards, tmp_path):

@@ -9,8 +9,8 @@ import pytest
 
 import clients.site
 import clients.vault
-from clients.site import REQUEST_PARTS, Site
-from protocol.envelope import Request, pack_list
+from clients.site import Site
+from protocol.envelope import ANSWER_PARTS, Request, pack_list, unpack_round
 from protocol.errors import BackendError, ConfigurationError, FederationError, LengthError, MalformedError
 
 EVERYONE = (0, 1, 2, 3)
@@ -26,16 +26,24 @@ def contents(federation, position):
     }
 
 
-def test_every_request_says_what_it_carries():
-    assert set(REQUEST_PARTS) == set(Request)
-    assert all("run" in parts for parts in REQUEST_PARTS.values())
-
-
 def test_a_site_announces_the_agreement_that_it_pinned(founded):
     answer = founded.ask(2, Request.ANNOUNCE)
 
-    assert set(answer) == {"card", "agreement"}
+    assert set(answer) == set(ANSWER_PARTS[Request.ANNOUNCE])
     assert answer["agreement"] == founded.agreement.to_bytes()
+
+
+def test_a_site_announces_the_round_whose_sum_it_needs_next(summed):
+    # what a provider that has lost sight of the site sends it the history from
+    assert unpack_round(summed.ask(2, Request.ANNOUNCE)["round"]) == 3
+
+    summed.close(2)
+
+    assert unpack_round(summed.ask(2, Request.ANNOUNCE)["round"]) == 4
+
+
+def test_a_site_that_has_just_joined_needs_the_first_sum(founded):
+    assert unpack_round(founded.ask(2, Request.ANNOUNCE)["round"]) == 0
 
 
 @pytest.mark.parametrize("length", [0, 15, 17, 1000])
@@ -49,15 +57,16 @@ def test_a_run_id_of_another_length_makes_no_directory(founded, length):
 
 @pytest.mark.parametrize("round_bytes", [b"", b"\x01", bytes(5), bytes(8)])
 def test_a_round_number_of_another_length_is_refused(started, round_bytes):
-    with pytest.raises(LengthError):
-        started.ask(1, Request.PREPARE, round=round_bytes, aggregates=pack_list([]))
+    for request, extra in ((Request.PREPARE, {"history": pack_list([])}), (Request.VOID, {})):
+        with pytest.raises(LengthError):
+            started.ask(1, request, round=round_bytes, **extra)
 
 
 @pytest.mark.parametrize("aggregates", [b"", bytes(7), b"\xff" * 8, pack_list([b"x"])[:-1], pack_list([b"x"]) + b"x"])
 def test_a_list_of_sums_that_is_none_is_refused(started, aggregates):
     for request, extra in ((Request.PREPARE, {"round": bytes(4)}), (Request.CLOSE, {})):
         with pytest.raises(MalformedError):
-            started.ask(1, request, aggregates=aggregates, **extra)
+            started.ask(1, request, history=aggregates, **extra)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +74,11 @@ def test_a_list_of_sums_that_is_none_is_refused(started, aggregates):
     [
         (Request.ENTRUST, {"session": b"x"}),
         (Request.OPEN, {"session": b"x", "secret": b"x"}),
-        (Request.PREPARE, {"round": (9).to_bytes(4, "little"), "aggregates": pack_list([])}),
-        (Request.PREPARE, {"round": (1).to_bytes(4, "little"), "aggregates": pack_list([b"sum"])}),
+        (Request.PREPARE, {"round": (9).to_bytes(4, "little"), "history": pack_list([])}),
+        (Request.PREPARE, {"round": (1).to_bytes(4, "little"), "history": pack_list([b"sum"])}),
         (Request.UPLOAD, {"call": b"x"}),
-        (Request.CLOSE, {"aggregates": pack_list([])}),
+        (Request.VOID, {"round": (9).to_bytes(4, "little")}),
+        (Request.CLOSE, {"history": pack_list([])}),
     ],
     ids=lambda value: str(value) if isinstance(value, Request) else "",
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clients.statistics import STANDARD_RANGE, Standardisation, standardisation, statistics_sums
@@ -22,7 +22,7 @@ TERMS = DataTerms(
 
 
 def summed(tables):
-    sums = [statistics_sums(table, TERMS) for table in tables]
+    sums = [statistics_sums(table, TERMS, smallest_cell=1) for table in tables]
     return {name: sum(part[name] for part in sums) for name in sums[0]}
 
 
@@ -67,7 +67,7 @@ def test_standardised_features_are_centred_and_missing_ones_are_the_mean(tables)
 
 
 def test_a_cell_in_a_wrong_unit_is_clipped_in_sums_and_features():
-    content = statistics_sums(np.array([[1e300, 0.01]] * 10), TERMS)
+    content = statistics_sums(np.array([[1e300, 0.01]] * 10), TERMS, smallest_cell=1)
 
     assert content["sums"][0] == 10 * STANDARD_RANGE * 2**20
     assert content["squares"][0] == 10 * STANDARD_RANGE**2 * 2**20
@@ -120,7 +120,7 @@ def test_fewer_patients_than_the_smallest_count_are_refused(tables):
 @given(value=st.floats(-200, 300), patients=st.integers(10, 50))
 @settings(max_examples=50)
 def test_the_deviation_of_a_constant_feature_is_its_public_scale_and_not_rounding(value, patients):
-    common = standardisation(statistics_sums(np.full((patients, 2), [value, 0.01]), TERMS), TERMS)
+    common = standardisation(statistics_sums(np.full((patients, 2), [value, 0.01]), TERMS, smallest_cell=1), TERMS)
 
     assert common.deviation.tolist() == [20, 0.004]
     assert common.mean[0] == pytest.approx(value, abs=20 * 2.0**-20)
@@ -137,7 +137,77 @@ def test_the_order_of_patients_and_sites_changes_no_bit(tables):
 
 def test_a_sum_without_patients_is_refused():
     with pytest.raises(ValueRefusedError, match="records"):
-        standardisation(statistics_sums(np.empty((0, 2)), TERMS), TERMS)
+        standardisation(statistics_sums(np.empty((0, 2)), TERMS, smallest_cell=1), TERMS)
+
+
+MIXED = DataTerms(
+    name="ward",
+    columns=(
+        ColumnTerms(name="age", centre=50, scale=20),
+        ColumnTerms(name="pain", kind="category", categories=("none", "some", "much")),
+    ),
+)
+cell = st.tuples(
+    st.one_of(st.just(math.nan), st.floats(0, 120)),
+    st.sampled_from([(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (math.nan,) * 3]),
+)
+
+
+@given(rows=st.lists(cell, min_size=1, max_size=40), smallest=st.integers(1, 8))
+@settings(max_examples=300)
+def test_no_site_sends_a_count_of_few_patients(rows, smallest):
+    assume(len(rows) >= smallest)
+    features = np.array([(age, *pain) for age, pain in rows])
+
+    content = statistics_sums(features, MIXED, smallest_cell=smallest)
+
+    ones, rest = np.divmod(content["sums"][1:], 2**20)
+    present = content["present"]
+    for counts in (present, len(rows) - present, ones, present[1:] - ones):
+        assert not ((counts > 0) & (counts < smallest)).any()
+    assert not rest.any()
+    assert content["squares"][1:].tolist() == content["sums"][1:].tolist()
+    assert content["records"] == len(rows)
+
+
+def pains(*, none, much, missing=0):
+    """Return patients by their pain; ages are all the same."""
+    kinds = [(1.0, 0.0, 0.0)] * none + [(0.0, 0.0, 1.0)] * much + [(math.nan,) * 3] * missing
+    return np.array([(50.0, *kind) for kind in kinds])
+
+
+@pytest.mark.parametrize(
+    ("patients", "present", "ones"),
+    [
+        (pains(none=20, much=10), 30, (20, 0, 10)),
+        (pains(none=26, much=4), 30, (30, 0, 0)),
+        (pains(none=4, much=26), 30, (0, 0, 30)),
+        (pains(none=20, much=10, missing=4), 34, (24, 0, 10)),
+        (pains(none=20, much=10, missing=5), 30, (20, 0, 10)),
+        (pains(none=2, much=2, missing=26), 0, (0, 0, 0)),
+    ],
+)
+def test_few_patients_count_with_the_others(patients, present, ones):
+    content = statistics_sums(patients, MIXED, smallest_cell=5)
+
+    assert content["present"][1:].tolist() == [present] * 3
+    assert (content["sums"][1:] >> 20).tolist() == list(ones)
+
+
+def test_who_lacks_a_number_counts_with_the_mean_of_the_site():
+    features = np.array([[50.0, 0.01], [70.0, 0.01], [60.0, 0.01], [math.nan, 0.01]])
+
+    exact, content = (statistics_sums(features, TERMS, smallest_cell=smallest) for smallest in (1, 2))
+
+    assert (exact["present"][0], content["present"][0]) == (3, 4)
+    assert content["sums"][0] == exact["sums"][0] * 4 / 3
+    assert standardisation(content, replace(TERMS, smallest_count=1)).mean[0] == 60
+
+
+def test_a_cell_of_one_leaves_nothing_out(tables):
+    content = statistics_sums(tables[0], TERMS, smallest_cell=1)
+
+    assert content["present"].tolist() == [9, 8]
 
 
 def test_repr_shows_no_statistic():

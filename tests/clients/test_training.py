@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import clients
+from clients.evaluation import score
 from clients.models import initial_values
+from clients.table import STANDARD_RANGE
 from clients.training import train
 from protocol.terms import ModelTerms, TrainingTerms
 
 REGRESSION = ModelTerms()
 MLP = ModelTerms(kind="mlp", hidden=(8,))
+QUADRATIC = ModelTerms(kind="mlp", hidden=(16,), activation="quadratic")
 PLAIN = TrainingTerms(batch_size=16, learning_rate=0.1, weight_decay=0.0)
 
 
@@ -84,6 +88,19 @@ def test_training_lowers_the_loss_and_leaves_its_start_alone(patients, model):
     assert trained.dtype == np.float64
     np.testing.assert_array_equal(trained, trained.astype(np.float32))
     assert np.abs(trained - start).max() > 0.1
+
+
+def test_the_quadratic_activation_learns_also_where_cells_are_at_the_end_of_the_range(patients):
+    features, labels = patients
+    rng = np.random.default_rng(6)
+    wrong = features.copy()
+    wrong[rng.random(features.shape) < 0.05] = STANDARD_RANGE
+    start = initial_values(QUADRATIC, 6, 1)
+
+    trained = train(QUADRATIC, start, wrong, labels, PLAIN, epochs=60, rng=generator())
+
+    assert np.isfinite(trained).all()
+    assert roc_auc_score(labels, score(QUADRATIC, trained, features)) > 0.9
 
 
 @pytest.mark.parametrize("model", [REGRESSION, MLP])

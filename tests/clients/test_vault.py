@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from crash import killed_after
 
 import clients
 import clients.vault
@@ -78,6 +79,28 @@ def test_a_file_is_read_back(vault):
     assert not vault.has("name")
     with pytest.raises(ConfigurationError, match="has no name"):
         vault.read("name")
+
+
+def test_deleting_removes_what_a_crash_left_of_the_next_content(vault):
+    vault.write_secret("key.secret", SecretBytes(b"old key"))
+    with killed_after(0):
+        vault.write_secret("key.secret", SecretBytes(b"next key"))
+    assert len(list(vault.directory.iterdir())) == 2
+
+    vault.delete("key.secret")
+
+    assert list(vault.directory.iterdir()) == []
+
+
+def test_deleting_removes_what_a_crash_left_of_the_first_content(vault):
+    with killed_after(0):
+        vault.write_secret("key.secret", SecretBytes(b"first key"))
+    assert not vault.has("key.secret")
+    assert len(list(vault.directory.iterdir())) == 1
+
+    vault.delete("key.secret")
+
+    assert list(vault.directory.iterdir()) == []
 
 
 def test_a_secret_is_read_back_and_only_from_a_private_file(vault):

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import conf
-from clients.simulation import simulated_site_names, site_tables
+from clients.simulation import check_hospitals, simulated_site_names, site_tables
 from conf.composition import MAX_VALUE_CHARACTERS, MAX_YAML_CHARACTERS, from_run_config
 from conf.schema import DataConfig, FederationConfig, SourceConfig
 from protocol.data_terms import DataTerms, LabelTerms
 from protocol.errors import ConfigurationError
 from protocol.parameters import advise
+from protocol.privacy_terms import PrivacyTerms
 from protocol.terms import OPTIMISERS, CohortTerms, CryptoTerms, ModelTerms, Terms, TrainingTerms
 
 DEFAULT = conf.compose([])
@@ -37,6 +38,7 @@ def test_the_default_experiment_is_that_of_the_dataclasses():
     assert DEFAULT.strategy == TrainingTerms()
     assert DEFAULT.model == ModelTerms()
     assert DEFAULT.crypto == CryptoTerms()
+    assert replace(DEFAULT.privacy, smallest_events=5) == PrivacyTerms()
     assert DEFAULT.federation == FederationConfig()
     assert (DEFAULT.data.name, len(DEFAULT.data.inputs)) == ("breast_cancer", 30)
 
@@ -54,6 +56,7 @@ def test_the_terms_are_the_part_that_sites_pin():
         training=DEFAULT.strategy,
         crypto=DEFAULT.crypto,
         cohort=DEFAULT.federation.cohort,
+        privacy=DEFAULT.privacy,
     )
 
 
@@ -62,7 +65,7 @@ def test_every_experiment_composes_to_one_that_can_be_dealt_and_encrypted(name):
     config = conf.compose([f"experiment={name}"])
     federation = config.federation
 
-    tables = site_tables(config)
+    tables = check_hospitals(config)
 
     assert (config == DEFAULT) == (name == "breast_cancer")
     assert len(tables) == federation.sites
@@ -81,6 +84,21 @@ def test_every_option_composes(group, option):
     assert conf.from_yaml(conf.to_yaml(conf.compose([f"{group}={option}"])))
 
 
+def test_only_the_public_data_of_the_default_experiment_lower_a_floor():
+    lowered = replace(PrivacyTerms(), smallest_events=1)
+
+    assert DEFAULT.privacy == lowered
+    assert conf.compose(["privacy.smallest_events=5"]).privacy == PrivacyTerms()
+    assert conf.compose(["data=heart_disease"]).privacy == PrivacyTerms()
+
+
+def test_noise_is_an_option_that_changes_nothing_else():
+    noisy = conf.compose(["privacy=noise"])
+
+    assert noisy.privacy == replace(DEFAULT.privacy, noise_multiplier=10.0)
+    assert replace(noisy, privacy=DEFAULT.privacy) == DEFAULT
+
+
 @pytest.mark.parametrize("kind", OPTIMISERS)
 def test_each_optimiser_has_a_strategy_of_its_name(kind):
     strategy = conf.compose([f"strategy={kind}"]).strategy
@@ -90,6 +108,7 @@ def test_each_optimiser_has_a_strategy_of_its_name(kind):
 
 
 def test_heart_disease_is_four_hospitals_with_their_own_patients_and_intercepts():
+    assert HEART_DISEASE.privacy == PrivacyTerms()
     assert HEART_DISEASE.data == conf.compose(["data=heart_disease"]).data
     assert [source.site for source in HEART_DISEASE.data.sources] == HOSPITALS
     assert simulated_site_names(HEART_DISEASE) == HOSPITALS
@@ -177,6 +196,17 @@ def test_options_change_what_they_say():
     assert config.federation.partition == "iid"
 
 
+def test_a_model_for_encrypted_patients_is_an_mlp_with_the_quadratic_activation():
+    config = conf.compose(["experiment=heart_disease_mlp"])
+
+    assert config == replace(
+        HEART_DISEASE,
+        model=ModelTerms(kind="mlp", hidden=(16,), activation="quadratic", personal=("output.bias",)),
+    )
+    with pytest.raises(ConfigurationError, match="takes one hidden layer"):
+        conf.compose(["model=mlp_quadratic", "model.hidden=[16,8]"])
+
+
 def test_an_override_wins_over_its_experiment():
     assert conf.compose(["experiment=breast_cancer_skewed", "federation.alpha=0.3"]).federation.alpha == 0.3
 
@@ -221,6 +251,8 @@ def test_overrides_reach_nested_and_frozen_values():
         ("data.folds=1", r"data\.folds = 1"),
         ("federation.client_cpus=0", "federation.client_cpus"),
         ("federation.alpha=nan", "federation.alpha"),
+        ("privacy.noise=1", "privacy.noise"),
+        ("privacy.smallest_cell=0", "privacy.smallest_cell = 0"),
         ("federation.upload_seconds=0", "federation.upload_seconds"),
         ("data.label.name=${oc.env:HOME}", "data.label.name: interpolations are refused"),
         ("data.columns=[{name: '${oc.env:HOME}'}]", "data.columns.name: interpolations are refused"),
@@ -290,6 +322,15 @@ def test_a_run_config_is_read_as_overrides():
         strategy=TrainingTerms(learning_rate=1e-5),
         federation=FederationConfig(verify=False),
     )
+
+
+def test_a_run_config_gives_back_its_experiment_and_names_its_terms():
+    run_config = conf.run_config(HEART_DISEASE)
+
+    assert set(run_config) == {"hydra", "terms"}
+    assert run_config["terms"] == HEART_DISEASE.terms.digest
+    assert conf.from_run_config({**run_config, "run": "2026-01-31_12-00-00"}) == HEART_DISEASE
+    assert conf.from_run_config({"run": "2026-01-31_12-00-00", "terms": "00"}) == DEFAULT
 
 
 def test_a_whole_configuration_in_the_run_config_counts_alone():

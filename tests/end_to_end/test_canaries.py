@@ -24,16 +24,18 @@ import clients.ckks
 import clients.opening
 import clients.sealing
 from clients.ckks import KEY_SEED_BYTES
+from clients.identity_file import IDENTITY
 from clients.keys import EpochKeys
-from clients.membership import CONSORTIUM_SECRET, IDENTITY, TABLE
+from clients.membership import CONSORTIUM_SECRET, TABLE
 from clients.run_files import RunFiles
-from clients.seal_format import ScratchFile, _decompress
 from clients.table import split_table
 from clients.table_file import read_table
 from protocol.envelope import Request
 from protocol.errors import FederationError, RunPausedError
 from protocol.handshake import Session
 from protocol.schedule import expand
+from protocol.scratch_file import ScratchFile
+from protocol.seal_format import _decompress
 
 VICTIM = 1
 PLANTED = (27.18281828459045, 31.41592653589793)
@@ -75,7 +77,7 @@ class Wire(Tap):
                 self._add_epoch_secrets(RunFiles(vault, bytes.fromhex(path.parent.name)), path.parent.name)
 
     def _add_epoch_secrets(self, files, run_id):
-        _, secret = files.epoch()
+        secret = files.epoch().common
         self.canaries["epoch secret"] = secret.reveal()
         self.canaries["CKKS seed"] = expand(secret.reveal(), "ckks", length=KEY_SEED_BYTES)
         self.canaries["group key"] = expand(secret.reveal(), "group")

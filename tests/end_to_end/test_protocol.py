@@ -84,14 +84,13 @@ def test_three_hospitals_learn_one_model_message_by_message(consortium):
     for number in range(agreement.last_round + 1):
         # 4. PREPARE. The last sum goes down. Each hospital checks it to the last tag, decrypts it, moves its model,
         #    trains, and says that it is ready, in which state it is (as a MAC), and nothing else.
-        prepare = {"run": run, "round": struct.pack("<I", number), "aggregates": pack_list(sums[-1:])}
+        prepare = {"run": run, "round": struct.pack("<I", number), "history": pack_list(sums[-1:])}
         notes = [
             SiteNote.from_bytes(
                 hospital.handle(Request.PREPARE, prepare)["note"],
                 kind=NoteKind.READY,
                 agreement=agreement,
                 session=session.digest,
-                epoch=1,
                 round_number=number,
             )
             for hospital in hospitals
@@ -133,14 +132,13 @@ def test_three_hospitals_learn_one_model_message_by_message(consortium):
 
     # 7. CLOSE. The last sum goes down. Each hospital writes its models and results, deletes every key of the run, and
     #    says in which state it ends.
-    closing = {"run": run, "aggregates": pack_list(sums[-1:])}
+    closing = {"run": run, "history": pack_list(sums[-1:])}
     closed = [
         SiteNote.from_bytes(
             hospital.handle(Request.CLOSE, closing)["note"],
             kind=NoteKind.CLOSED,
             agreement=agreement,
             session=session.digest,
-            epoch=1,
             round_number=agreement.last_round + 1,
         )
         for hospital in hospitals

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.numpy import load_file
 
 from scripts.environment import program
+
+_KEPT_IN_A_ROUND = (("cohorts/round-{:05d}", "cwc"), ("states/round-{:05d}", "mac"), ("sums/round-{:05d}", "cwa"))
 
 KEYS = {
     "status", "rounds", "sites", "model.parameters",
@@ -61,7 +65,10 @@ def test_the_summary_has_every_key_and_the_model_is_the_plaintext_twins(finished
 def test_provider_and_sites_hold_what_is_theirs(finished):
     directory, _ = finished
     provider = {str(path.relative_to(directory / "provider")) for path in (directory / "provider").rglob("*")}
-    assert provider == {"events.jsonl", "report.html", "sums", *(f"sums/round-{number:05d}.cwa" for number in range(4))}
+    opening = {"run.id", "agreement.json", "session.cwk", "secrets.cws"}
+    rounds = {f"{kind}.{suffix}" for kind, suffix in _KEPT_IN_A_ROUND}
+    messages = {name.format(number) for name in rounds for number in range(4)}
+    assert provider == {".lock", "events.jsonl", "report.html", "cohorts", "states", "sums", *opening, *messages}
     for home in (directory / "sites").glob("hospital-*"):
         assert {path.name for path in (home / "models").iterdir()} == {
             f"{m}.safetensors" for m in ("best", "last", "local")
@@ -81,6 +88,34 @@ def test_nothing_is_left_running(finished):
         except OSError:
             continue
     assert left == []
+
+
+@pytest.mark.simulation
+def test_a_run_that_was_killed_is_gone_on_with_and_ends_as_if_nothing_had_happened(finished, tmp_path):
+    directory = tmp_path / "run"
+    command = [program("cipherward"), "run", "strategy.rounds=2", "federation.sites=4", f"hydra.run.dir={directory}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (directory / "provider/sums/round-00001.cwa").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+
+    done = subprocess.run(
+        [program("cipherward"), "resume", str(directory)], capture_output=True, text=True, timeout=250, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "round 1/2" not in done.stdout
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert summary["agreement"] == {"max_abs_difference_from_plaintext": 0.0, "sites_bit_identical": True}
+    for site in summary["sites"]:
+        model = load_file(directory / "sites" / site / "models/last.safetensors")
+        uninterrupted = load_file(finished[0] / "sites" / site / "models/last.safetensors")
+        assert {name: tensor.tobytes() for name, tensor in model.items()} == {
+            name: tensor.tobytes() for name, tensor in uninterrupted.items()
+        }
 
 
 @pytest.mark.simulation

@@ -127,7 +127,7 @@ def trained_plain(fold, home):
     everyone = list(range(len(learners)))
     models = train_plain(agreement, learners, [everyone] * (agreement.last_round + 1))
     pooled = np.concatenate([learner.training_table.features for learner in learners.values()])
-    common = standardisation(statistics_sums(pooled, terms.data), terms.data)
+    common = standardisation(statistics_sums(pooled, terms.data, smallest_cell=1), terms.data)
     return {
         name: (fold.held_out_rows(name), fold.tables[name], learner.held_out_scores(models[name], common))
         for name, learner in learners.items()
@@ -143,6 +143,11 @@ def test_a_site_with_one_label_has_no_auc_and_is_left_out_of_the_mean(tmp_path):
         assert document["sites"][site]["federated"]["auc"] is None
         assert document["sites"][site]["federated"]["brier"] is not None
     assert set(document["macro_sites"]["auc"]).isdisjoint(without)
+
+
+def test_noise_has_no_twin_to_be_compared_with(tmp_path):
+    with pytest.raises(ConfigurationError, match="noise has none"):
+        studied(tmp_path, "breast_cancer", "privacy=noise")
 
 
 def test_an_unknown_experiment_is_named_with_those_there_are(tmp_path):

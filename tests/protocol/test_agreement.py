@@ -52,7 +52,7 @@ def cards(count):
 
 def test_the_encoding_is_fixed_for_ever():
     assert AGREEMENT.to_bytes() == GOLDEN
-    assert AGREEMENT.digest.hex() == "2c62616371e58afe9933790590b9b5e874d9c01eb3b35cb2e32fc2f501166f64"
+    assert AGREEMENT.digest.hex() == "63f6bf896e9ab0d1b11eecfb9eeb4921752b2eb05ad3dccc89c61cc8536e0a27"
 
 
 def test_an_agreement_can_be_read_back():
@@ -72,6 +72,8 @@ def test_the_encoding_is_that_of_sorted_keys_without_spaces():
         replace(AGREEMENT, roster=(*AGREEMENT.roster[:3], replace(AGREEMENT.roster[3], exchange_key="00" * 32))),
         replace(AGREEMENT, terms=replace(AGREEMENT.terms, cohort=CohortTerms(smallest_cohort=4))),
         Consortium(clip=2.0).agreement,
+        replace(AGREEMENT, secret_digest="ab" * 32),
+        replace(AGREEMENT, start="ab" * 32),
     ],
 )
 def test_another_agreement_has_another_digest(other):
@@ -107,9 +109,22 @@ def test_another_agreement_has_another_digest(other):
         pytest.param(changed("roster", 1, "name", to="../hospital-1"), id="a name that is a path"),
         pytest.param(changed("roster", 0, "name", to="Hospital-1"), id="a name with capitals"),
         pytest.param(changed("roster", 1, "signing_key", to=AGREEMENT.roster[0].signing_key), id="a key twice"),
+        pytest.param(
+            changed("roster", 1, "exchange_key", to=AGREEMENT.roster[0].exchange_key), id="an exchange key twice"
+        ),
         pytest.param(changed("roster", 1, "signing_key", to="zz" * 32), id="a key that is not hex"),
+        pytest.param(changed("terms", "crypto", "epoch_rounds", to=-1), id="epochs of less than no rounds"),
         pytest.param(changed("roster", 1, "exchange_key", to="AB" * 32), id="a key in capitals"),
         pytest.param(changed("roster", 1, "exchange_key", to="ab" * 31), id="a key too short"),
+        pytest.param(changed("code_digest", to="\x1b]0;x\x07"), id="a code that writes to the terminal"),
+        pytest.param(without("secret_digest"), id="no commitment to a secret"),
+        pytest.param(changed("secret_digest", to=""), id="an empty commitment"),
+        pytest.param(changed("secret_digest", to="AB" * 32), id="a commitment in capitals"),
+        pytest.param(changed("secret_digest", to="ab" * 33), id="a commitment too long"),
+        pytest.param(changed("start", to=""), id="the public initial model by name"),
+        pytest.param(changed("start", to=None), id="no start"),
+        pytest.param(changed("start", to="AB" * 32), id="a start in capitals"),
+        pytest.param(changed("start", to="ab" * 33), id="a start too long"),
         pytest.param(GOLDEN + b" ", id="trailing space"),
         pytest.param(GOLDEN + b"{}", id="trailing value"),
         pytest.param(b"\xef\xbb\xbf" + GOLDEN, id="byte order mark"),
@@ -190,6 +205,21 @@ def test_a_roster_of_128_sites_is_accepted():
     assert agreement.parameters.sites == 128
 
 
+def test_an_agreement_says_where_its_run_begins_only_if_that_is_not_the_public_initial_model():
+    starting = replace(AGREEMENT, start="ab" * 32)
+
+    assert json.loads(starting.to_bytes()).keys() - json.loads(GOLDEN).keys() == {"start"}
+    assert Agreement.from_bytes(GOLDEN).start == ""
+    with pytest.raises(ConfigurationError, match="start is not 64 lower-case hex digits"):
+        replace(AGREEMENT, start="../" + "ab" * 31)
+
+
+@pytest.mark.parametrize("commitment", ["", "ab" * 31, "AB" * 32, "zz" * 32])
+def test_a_commitment_to_the_consortium_secret_that_is_no_digest_is_refused(commitment):
+    with pytest.raises(ConfigurationError, match="secret_digest is not 64 lower-case hex digits"):
+        replace(AGREEMENT, secret_digest=commitment)
+
+
 @pytest.mark.parametrize("name", ["", "-", "a/b", "..", "a b", "a_b", "é", "A", "a" * 65, "a\n"])
 def test_a_site_name_that_is_no_safe_file_name_is_refused(name):
     with pytest.raises(ConfigurationError, match="a site's name needs"):
@@ -238,6 +268,28 @@ def test_a_round_that_the_run_does_not_have_is_refused(number):
         AGREEMENT.round_kind(number)
 
     assert (refusal.value.expected, refusal.value.got) == ("0..3", number)
+
+
+@pytest.mark.parametrize(
+    ("epoch_rounds", "epochs"),
+    [(0, [1, 1, 1, 1]), (1, [1, 2, 3, 4]), (2, [1, 1, 2, 2]), (3, [1, 1, 1, 2]), (4, [1, 1, 1, 1])],
+)
+def test_a_round_s_key_epoch_follows_from_its_number(epoch_rounds, epochs):
+    agreement = Consortium(epoch_rounds=epoch_rounds).agreement
+
+    assert [agreement.epoch_of(number) for number in range(4)] == epochs
+
+
+@pytest.mark.parametrize("epoch_rounds", range(5))
+def test_what_comes_after_the_last_round_belongs_to_its_epoch(epoch_rounds):
+    agreement = Consortium(epoch_rounds=epoch_rounds).agreement
+
+    assert agreement.epoch_of(4) == agreement.epoch_of(2**32 - 1) == agreement.epoch_of(3)
+
+
+def test_a_round_before_the_first_has_no_epoch():
+    with pytest.raises(MalformedError):
+        AGREEMENT.epoch_of(-1)
 
 
 def test_sites_are_found_by_name():

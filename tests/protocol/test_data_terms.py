@@ -8,6 +8,7 @@ from consortium import Consortium
 from hypothesis import given
 from hypothesis import strategies as st
 
+import protocol.data_terms
 from conf import compose
 from protocol.agreement import Agreement
 from protocol.data_terms import ColumnTerms, DataTerms, InputTerms, LabelTerms
@@ -210,3 +211,21 @@ def test_every_valid_schema_survives_the_agreement(label, categories, limits, fo
     agreed = agreement_on(terms)
 
     assert asdict(Agreement.from_bytes(agreed.to_bytes()).terms.data) == asdict(terms)
+
+
+def test_codes_are_read_once_however_many_columns_there_are(monkeypatch):
+    read = []
+    number_of = protocol.data_terms.number_of
+    monkeypatch.setattr(protocol.data_terms, "number_of", lambda code: read.append(code) or number_of(code))
+    columns = tuple(category(name=f"c{number}") for number in range(100))
+
+    data(columns=columns, missing=tuple(f"missing-{number}" for number in range(100)))
+
+    assert len(read) < 1000
+
+
+def test_schemas_that_somebody_made_up_are_not_kept():
+    for number in range(100):
+        assert data(columns=(category(name=f"c{number}"),)).inputs
+
+    assert protocol.data_terms._inputs.cache_info().currsize < 10

@@ -72,7 +72,7 @@ def test_good_messages_are_read_back():
     assert read_card(CARD) == CONSORTIUM.card(1)
     assert read_session(SESSION_BYTES) == SESSION
     assert read_secret(SECRET) == CONSORTIUM.sealed_secret(2)
-    assert SESSION.digest.hex() == "488baf2a1b274865c7425c141534dd19fdf439916551adf3de26a6472fef7e86"
+    assert SESSION.digest.hex() == "6ce11750624c62c90b9705ff2aedcddfd3e1110ffff99af62e00ecdc8babd7ce"
 
 
 @pytest.mark.parametrize("data", resized(CARD, [*CARD_FIELDS.values()]), ids=len)
@@ -230,6 +230,15 @@ def test_a_session_that_is_not_the_cards_of_enough_sites_in_order_is_refused(dat
         read_session(data)
 
     assert refusal.type is error
+
+
+def test_a_session_of_two_sites_with_one_run_key_is_refused():
+    # two pairs would share the keys of their masks
+    card = replace(CONSORTIUM.card(3), exchange_key=CONSORTIUM.card(0).exchange_key)
+    signed = replace(card, signature=CONSORTIUM.sign(3, card.signed_bytes()))
+
+    with pytest.raises(MalformedError, match="exchange keys"):
+        read_session(session_of(0, 1, 2) + signed.to_bytes())
 
 
 def test_a_session_needs_no_more_than_the_smallest_cohort():

@@ -4,7 +4,7 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from consortium import COHORT, EPOCH, Consortium, fixed_bytes, golden
+from consortium import COHORT, Consortium, fixed_bytes, golden
 from hostile import flips, hostile_bytes, resized
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,34 +23,38 @@ from protocol.errors import (
 from protocol.notes import NoteKind, SiteNote, UploadCall
 
 CONSORTIUM = Consortium()
+LARGE = Consortium(sites=128)
+EVERY_SECOND = Consortium(epoch_rounds=2)
 NOTE, CALL = golden("note_ready"), golden("upload_call")
-NOTE_FIELDS = [4, 2, 2, 4, 4, 32, 32, 32, 64]
+NOTE_FIELDS = [4, 2, 2, 4, 4, 16, 32, 32, 32, 64]
 CALL_FIELDS = [4, 4, 2, 2, 2, 2, 2]
 NOTE_FLIPS = [
     (range(6), MalformedError),  # magic, kind
     (range(6, 8), (SiteMismatchError, SignatureError)),  # site
     (range(8, 12), EpochMismatchError),
     (range(12, 16), RoundMismatchError),
-    (range(16, 48), AgreementMismatchError),
-    (range(48, 80), SessionMismatchError),
-    (range(80, 112), SignatureError),  # state
-    (range(112, 176), SignatureError),
+    (range(16, 32), (SiteMismatchError, SignatureError)),  # whose uploads were given up
+    (range(32, 64), AgreementMismatchError),
+    (range(64, 96), SessionMismatchError),
+    (range(96, 128), SignatureError),  # state
+    (range(128, 192), SignatureError),
 ]
 
 
-def read_note(data, *, kind=NoteKind.READY, round_number=1):
+def read_note(data, *, kind=NoteKind.READY, round_number=1, consortium=CONSORTIUM):
     return SiteNote.from_bytes(
         data,
         kind=kind,
-        agreement=CONSORTIUM.agreement,
-        session=CONSORTIUM.session.digest,
-        epoch=EPOCH,
+        agreement=consortium.agreement,
+        session=consortium.session.digest,
         round_number=round_number,
     )
 
 
 def test_notes_and_calls_are_fixed_for_ever():
     assert CONSORTIUM.note(1).to_bytes() == NOTE
+    assert CONSORTIUM.note(1, kind=NoteKind.VOID).to_bytes() == golden("note_void")
+    assert CONSORTIUM.note(1, voided=(2,)).to_bytes() == golden("note_ready_without")
     assert UploadCall(round=1, cohort=COHORT).to_bytes() == CALL
 
 
@@ -63,6 +67,53 @@ def test_a_closing_note_is_read_back():
     note = read_note(golden("note_closed"), kind=NoteKind.CLOSED, round_number=4)
 
     assert (note.kind, note.round, note.site) == (NoteKind.CLOSED, 4, 1)
+
+
+def test_a_void_note_is_read_back():
+    note = read_note(golden("note_void"), kind=NoteKind.VOID)
+
+    assert (note.kind, note.round, note.site, note.voided) == (NoteKind.VOID, 1, 1, ())
+
+
+def test_a_note_says_whose_uploads_were_given_up():
+    assert read_note(NOTE).voided == ()
+    assert read_note(golden("note_ready_without")).voided == (2,)
+
+
+@given(voided=st.sets(st.integers(0, 127)).map(sorted).map(tuple))
+def test_whose_uploads_were_given_up_is_read_back_whoever_they_are(voided):
+    note = LARGE.note(1, voided=voided)
+
+    assert read_note(note.to_bytes(), consortium=LARGE).voided == voided
+
+
+@given(voided=st.sets(st.integers(0, 127), min_size=1))
+def test_a_position_beyond_the_roster_is_not_given_up(voided):
+    data = CONSORTIUM.note(1, voided=tuple(sorted(voided))).to_bytes()
+
+    if max(voided) < len(CONSORTIUM.agreement.roster):
+        assert read_note(data).voided == tuple(sorted(voided))
+        return
+    with pytest.raises(SiteMismatchError) as refusal:
+        read_note(data)
+    assert refusal.value.got == min(site for site in voided if site > 3)
+
+
+def test_the_round_fixes_the_epoch():
+    for number, epoch in enumerate((1, 1, 2, 2)):
+        for said in (0, 1, 2, 3, 2**32 - 1):
+            data = EVERY_SECOND.note(1, round=number, epoch=said).to_bytes()
+            if said == epoch:
+                assert read_note(data, consortium=EVERY_SECOND, round_number=number).epoch == epoch
+                continue
+            with pytest.raises(EpochMismatchError) as refusal:
+                read_note(data, consortium=EVERY_SECOND, round_number=number)
+            assert (refusal.value.expected, refusal.value.got) == (epoch, said)
+
+
+def test_a_note_for_any_round_may_be_asked_for():
+    for number in (0, 1, 3):
+        assert read_note(CONSORTIUM.note(1, round=number).to_bytes(), round_number=None).round == number
 
 
 @pytest.mark.parametrize("data", resized(NOTE, NOTE_FIELDS), ids=len)
@@ -96,6 +147,10 @@ def test_the_flips_above_cover_the_whole_note():
         (replace(CONSORTIUM.note(1), site=4), SiteMismatchError),
         (replace(CONSORTIUM.note(1), site=65535), SiteMismatchError),
         (replace(CONSORTIUM.note(1), site=2), SignatureError),
+        (replace(CONSORTIUM.note(1), voided=(2,)), SignatureError),
+        (replace(CONSORTIUM.note(1, voided=(2,)), voided=()), SignatureError),
+        (replace(CONSORTIUM.note(1, voided=(2,)), voided=(3,)), SignatureError),
+        (replace(CONSORTIUM.note(1, kind=NoteKind.VOID), kind=NoteKind.READY), SignatureError),
         (replace(CONSORTIUM.note(1), state=fixed_bytes("state", 2)), SignatureError),
         (replace(CONSORTIUM.note(1), signature=CONSORTIUM.note(2).signature), SignatureError),
     ],

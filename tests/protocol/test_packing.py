@@ -127,6 +127,7 @@ def test_the_plans_of_an_agreement_hold_the_fields_of_each_round(modulus_bits):
 
     assert sizes[RoundKind.STATISTICS] == {"records": 1, "present": 1, "sums": 1, "squares": 1}
     assert sizes[RoundKind.EVALUATE] == METRIC_FIELDS
+    assert max(METRIC_FIELDS.values()) <= 16  # the finer a histogram, the fewer patients in a cell
     assert (
         sizes[RoundKind.TRAIN]
         == {

@@ -169,3 +169,21 @@ def test_kind_and_plan_follow_from_the_round(number):
 
     assert terms.kind is CONSORTIUM.agreement.round_kind(number)
     assert terms.plan == CONSORTIUM.agreement.plan(terms.kind)
+
+
+@pytest.mark.parametrize(("largest", "is_seeded"), [(1, False), (2, False), (3, True), (128, True)])
+def test_a_sum_is_seeded_or_expanded_by_its_cohort_s_size_and_the_agreement_alone(largest, is_seeded):
+    agreement = Consortium(largest_seeded_cohort=largest, hidden=(1000,))
+    for number in range(4):
+        terms = agreement.terms(number)
+        rows, columns = terms.plan.shape
+
+        assert terms.is_seeded is is_seeded
+        assert terms.sum_shape == (rows if is_seeded else 2 * rows, columns)
+
+
+def test_one_run_may_have_sums_of_both_forms():
+    consortium = Consortium(largest_seeded_cohort=3)
+
+    assert consortium.terms(cohort=(0, 1, 2)).is_seeded
+    assert not consortium.terms(cohort=(0, 1, 2, 3)).is_seeded

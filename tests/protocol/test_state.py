@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from protocol.state import initial_state, next_state, state_mac
+from protocol.state import initial_state, next_state, state_mac, voided_state
 
 AGREEMENT, OTHER, SHARED, GROUP_KEY = (fixed_bytes(name) for name in ("A", "B", "shared", "group"))
 START = initial_state(AGREEMENT)
@@ -42,6 +42,16 @@ def test_the_order_of_two_sums_matters():
     assert next_state(next_state(START, SUM, SHARED), other, SHARED) != next_state(
         next_state(START, other, SHARED), SUM, SHARED
     )
+
+
+def test_a_round_without_the_uploads_of_some_sites_has_a_state_of_its_own():
+    voided = [(), (0,), (1,), (0, 1), (2,), (0, 1, 2), (10,), (1, 0)]
+    states = [voided_state(START, sites) for sites in voided]
+
+    assert states[0] == START
+    assert len(set(states)) == len(voided)
+    assert voided_state(next_state(START, SUM, SHARED), (0,)) not in states
+    assert states[3].hex()[:16] == "d372a50121c470f0"
 
 
 def test_how_the_sum_lies_in_memory_does_not_matter():

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
 from protocol.errors import ConfigurationError
-from protocol.terms import OPTIMISERS, CohortTerms, CryptoTerms, ModelTerms, OptimiserTerms, TrainingTerms
+from protocol.privacy_terms import PrivacyTerms
+from protocol.terms import OPTIMISERS, CohortTerms, CryptoTerms, ModelTerms, OptimiserTerms, Terms, TrainingTerms
 
+DATA = DataTerms(name="q", label=LabelTerms(name="ill"), columns=(ColumnTerms(name="age", centre=55.0, scale=10.0),))
 MLP = {"kind": "mlp", "hidden": (8, 4)}
 
 
@@ -16,6 +20,10 @@ MLP = {"kind": "mlp", "hidden": (8, 4)}
         (lambda: ModelTerms(kind="transformer"), r"model\.kind = 'transformer' is not one of logistic_regression, mlp"),
         (lambda: ModelTerms(kind="mlp"), r"model\.hidden = \[\] does not fit"),
         (lambda: ModelTerms(hidden=(8,)), r"model\.hidden = \[8\] does not fit"),
+        (lambda: ModelTerms(activation="relu"), r"model\.activation = 'relu', but the model has no hidden layer"),
+        (lambda: ModelTerms(activation="quadratic"), r"model\.activation = 'quadratic', but the model has no hidden"),
+        (lambda: ModelTerms(**MLP, activation="tanh"), r"model\.activation = 'tanh' is not one of relu, quadratic"),
+        (lambda: ModelTerms(**MLP, activation="quadratic"), r"model\.hidden = \[8, 4\].*takes one hidden layer"),
         (lambda: ModelTerms(kind="mlp", hidden=(0,)), r"model\.hidden = 0"),
         (lambda: ModelTerms(kind="mlp", hidden=(8, (1 << 20) + 1)), r"model\.hidden = 1048577"),
         (
@@ -50,6 +58,16 @@ MLP = {"kind": "mlp", "hidden": (8, 4)}
         (lambda: CryptoTerms(value_bits=7), r"crypto\.value_bits = 7 is outside 8\.\.32"),
         (lambda: CryptoTerms(value_bits=33), r"crypto\.value_bits"),
         (lambda: CryptoTerms(security_bits=192), r"crypto\.security_bits"),
+        (lambda: CryptoTerms(largest_seeded_cohort=0), r"crypto\.largest_seeded_cohort = 0 is outside 1\.\.128"),
+        (lambda: CryptoTerms(largest_seeded_cohort=129), r"crypto\.largest_seeded_cohort"),
+        (lambda: PrivacyTerms(smallest_cell=0), r"privacy\.smallest_cell = 0 is outside 1\.\."),
+        (lambda: PrivacyTerms(smallest_records=1), r"privacy\.smallest_records = 1 is outside 2\.\."),
+        (lambda: PrivacyTerms(smallest_events=0), r"privacy\.smallest_events = 0 is outside 1\.\."),
+        (lambda: PrivacyTerms(noise_multiplier=-1.0), r"privacy\.noise_multiplier = -1\.0 is outside 0\.\."),
+        (lambda: PrivacyTerms(noise_multiplier=math.nan), r"privacy\.noise_multiplier = nan"),
+        (lambda: PrivacyTerms(clip_norm=0.0), r"privacy\.clip_norm = 0\.0"),
+        (lambda: PrivacyTerms(delta=0.0), r"privacy\.delta = 0\.0"),
+        (lambda: PrivacyTerms(delta=1.0), r"privacy\.delta = 1\.0"),
         (lambda: CohortTerms(tolerated_colluders=-1), r"federation\.cohort\.tolerated_colluders"),
         (lambda: CohortTerms(smallest_cohort=1), r"federation\.cohort\.smallest_cohort = 1 is outside 2\.\.128"),
         (lambda: CohortTerms(smallest_cohort=129), r"federation\.cohort\.smallest_cohort"),
@@ -68,9 +86,21 @@ def test_the_smallest_cohort_leaves_two_honest_sites_beside_the_colluders(collud
             CohortTerms(tolerated_colluders=colluders, smallest_cohort=colluders + 1)
 
 
+@pytest.mark.parametrize(("colluders", "cohort", "honest"), [(0, 2, 1), (0, 5, 4), (1, 3, 2), (3, 9, 6)])
+def test_every_reader_of_a_sum_knows_its_own_part(colluders, cohort, honest):
+    assert CohortTerms(tolerated_colluders=colluders, smallest_cohort=cohort).honest_sites == honest
+
+
 def test_lists_from_a_configuration_become_tuples():
     assert ModelTerms(kind="mlp", hidden=[8, 4]).hidden == (8, 4)
     assert ModelTerms(personal=["output.bias"]) == ModelTerms(personal=("output.bias",))
+
+
+def test_an_mlp_s_activation_is_relu_unless_it_is_said_and_has_one_encoding():
+    assert ModelTerms(**MLP).activation == "relu"
+    assert ModelTerms(**MLP) == ModelTerms(**MLP, activation="relu")
+    assert ModelTerms(kind="mlp", hidden=(8,), activation="quadratic").activation == "quadratic"
+    assert ModelTerms().activation == ""
 
 
 @pytest.mark.parametrize("kind", OPTIMISERS)
@@ -118,3 +148,19 @@ def test_what_is_shared_is_what_is_not_personal_in_packing_order(model, shared):
 
     assert list(shapes) == shared
     assert shapes.items() <= model.tensor_shapes(30).items()
+
+
+def test_the_digest_is_that_of_all_terms_and_of_nothing_else():
+    terms = Terms(data=DATA)
+
+    assert terms.digest == Terms(data=replace(DATA)).digest
+    assert len(bytes.fromhex(terms.digest)) == 32
+    others = [
+        Terms(data=DATA, training=TrainingTerms(rounds=21)),
+        Terms(data=DATA, cohort=CohortTerms(smallest_cohort=4)),
+        Terms(data=DATA, model=ModelTerms(personal=("output.bias",))),
+        Terms(data=replace(DATA, name="other")),
+        Terms(data=DATA, model=ModelTerms(kind="mlp", hidden=(8,))),
+        Terms(data=DATA, model=ModelTerms(kind="mlp", hidden=(8,), activation="quadratic")),
+    ]
+    assert len({terms.digest, *(other.digest for other in others)}) == 7

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import tracemalloc
 from dataclasses import replace
 from itertools import accumulate
@@ -30,6 +31,7 @@ from protocol.errors import (
     SiteMismatchError,
     StateMismatchError,
 )
+from protocol.expansion import expand_seeds
 from protocol.packing import RoundKind
 from protocol.update import EncryptedAggregate, SealedUpdate, check_no_secret
 
@@ -37,6 +39,8 @@ CONSORTIUM = Consortium()
 AGREEMENT, TERMS = CONSORTIUM.agreement, CONSORTIUM.terms()
 MODULUS = AGREEMENT.parameters.modulus
 UPDATE, AGGREGATE = golden("update_0"), golden("aggregate")
+EXPANDING = Consortium(largest_seeded_cohort=2)
+EXPANDED = golden("aggregate_expanded")
 
 HEADER_ERRORS = [
     (4, MalformedError),  # magic
@@ -58,19 +62,22 @@ TAIL_ERRORS = [(64, SignatureError), (16, SignatureError), (64, SignatureError),
 UPDATE_FIELDS = [4, 1, 1, 1, 1, 4, 4, 2, 2, 4, 8, 32, 32, 32, 32, BODY, 64, 16, 64, 64]
 PROOF_FIELDS = [160, 64, 16, 64, 64]
 AGGREGATE_FIELDS = [4, 4, 2, 2, BODY, *PROOF_FIELDS, *PROOF_FIELDS, *PROOF_FIELDS]
+SHORT_PROOF_FIELDS = [160, 32, 16, 64, 64]
+EXPANDED_FIELDS = [4, 4, 2, 2, BODY, BODY, *SHORT_PROOF_FIELDS, *SHORT_PROOF_FIELDS, *SHORT_PROOF_FIELDS]
 
 
 def read(data, terms=TERMS):
     return SealedUpdate.from_bytes(data, terms)
 
 
-def read_and_check(data):
+def read_and_check(data, consortium=CONSORTIUM):
     """Do with an aggregate what every site does before it looks at tags."""
-    aggregate = EncryptedAggregate.from_bytes(data, AGREEMENT)
-    if aggregate.round != TERMS.round:
-        raise RoundMismatchError("round", expected=TERMS.round, got=aggregate.round)
+    terms = consortium.terms()
+    aggregate = EncryptedAggregate.from_bytes(data, consortium.agreement)
+    if aggregate.round != terms.round:
+        raise RoundMismatchError("round", expected=terms.round, got=aggregate.round)
     for proof in aggregate.proofs:
-        proof.check(TERMS)
+        proof.check(terms)
     return aggregate
 
 
@@ -123,11 +130,16 @@ def test_a_good_update_is_read_back(site):
         assert update.to_bytes() == data
 
 
+@pytest.mark.parametrize("largest_seeded_cohort", [3, 2], ids=["seeded", "expanded"])
 @pytest.mark.parametrize("hidden", [(), (1000,)], ids=["one ciphertext", "several ciphertexts"])
 @pytest.mark.parametrize("round_number", [0, 1, 3])
 @pytest.mark.parametrize("modulus_bits", [24, 32, 40])
-def test_updates_and_aggregates_of_every_modulus_and_round_are_read_back(modulus_bits, round_number, hidden):
-    consortium = Consortium(value_bits=BITS_OF_MODULUS[modulus_bits], hidden=hidden)
+def test_updates_and_aggregates_of_every_modulus_and_round_are_read_back(
+    modulus_bits, round_number, hidden, largest_seeded_cohort
+):
+    consortium = Consortium(
+        value_bits=BITS_OF_MODULUS[modulus_bits], hidden=hidden, largest_seeded_cohort=largest_seeded_cohort
+    )
     terms = consortium.terms(round_number)
     update, aggregate = consortium.update(terms, 1), consortium.aggregate(terms)
 
@@ -138,7 +150,9 @@ def test_updates_and_aggregates_of_every_modulus_and_round_are_read_back(modulus
     assert np.array_equal(update_read.residues, update.residues)
     assert (aggregate_read.round, aggregate_read.proofs) == (round_number, aggregate.proofs)
     assert np.array_equal(aggregate_read.residues, aggregate.residues)
+    assert aggregate_read.residues.shape == terms.sum_shape
     assert aggregate_read.cohort == COHORT
+    assert aggregate_read.to_bytes() == aggregate.to_bytes()
 
 
 def test_an_update_is_laid_out_as_documented():
@@ -417,6 +431,99 @@ def test_hostile_updates_raise_nothing_but_a_refusal(data):
 def test_hostile_aggregates_raise_nothing_but_a_refusal(data):
     try:
         aggregate = EncryptedAggregate.from_bytes(data, AGREEMENT)
+    except (ProtocolError, SecretMaterialError):
+        return
+    assert aggregate.to_bytes() == data
+
+
+def test_the_expanded_aggregate_is_fixed_for_ever_and_laid_out_as_documented():
+    terms = EXPANDING.terms()
+    aggregate = EXPANDING.aggregate(terms)
+    updates = [EXPANDING.update(terms, site) for site in COHORT]
+    modulus = EXPANDING.agreement.parameters.modulus
+
+    assert aggregate.to_bytes() == EXPANDED
+    assert EXPANDED[:12] == AGGREGATE[:12]
+    first = sum(update.residues.astype(object) for update in updates) % modulus
+    assert EXPANDED[12 : 12 + BODY] == first.astype("<u4").tobytes()
+    second = sum(expand_seeds(u.proof.seeds, EXPANDING.agreement.parameters).astype(object) for u in updates) % modulus
+    assert EXPANDED[12 + BODY : 12 + 2 * BODY] == second.astype("<u4").tobytes()
+    assert EXPANDED[12 + 2 * BODY :] == b"".join(
+        proof.header.to_bytes() + hashlib.sha256(proof.seeds).digest() + proof.checksum + proof.tag + proof.signature
+        for proof in (update.proof for update in updates)
+    )
+
+
+def test_an_update_is_the_same_whatever_becomes_of_its_seeds():
+    assert len(EXPANDING.update(EXPANDING.terms(), 0).to_bytes()) == len(UPDATE)
+
+
+def test_a_proof_without_its_seeds_is_signed_by_the_same_signature():
+    terms = EXPANDING.terms()
+    proof = EXPANDING.update(terms, 0).proof
+
+    assert proof.without_seeds() == proof
+    assert proof.without_seeds().seeds == b""
+    proof.without_seeds().check(terms)
+    for changed in (
+        replace(proof, seeds=bytes(64)),
+        replace(proof.without_seeds(), seeds_digest=bytes(32)),
+        replace(proof.without_seeds(), seeds_digest=b""),
+    ):
+        assert changed != proof
+        with pytest.raises(SignatureError):
+            changed.check(terms)
+
+
+def test_a_digest_beside_seeds_counts_for_nothing():
+    proof = CONSORTIUM.update(TERMS, 0).proof
+
+    assert replace(proof, seeds_digest=bytes(32)).seeds_digest == hashlib.sha256(proof.seeds).digest()
+
+
+@pytest.mark.parametrize("data", resized(EXPANDED, EXPANDED_FIELDS), ids=len)
+def test_an_expanded_aggregate_of_another_length_is_refused(data):
+    with pytest.raises(LengthError):
+        EncryptedAggregate.from_bytes(data, EXPANDING.agreement)
+
+
+def test_the_form_of_an_aggregate_is_not_the_sender_s_choice():
+    with pytest.raises(LengthError):
+        EncryptedAggregate.from_bytes(EXPANDED, AGREEMENT)
+    with pytest.raises(LengthError):
+        EncryptedAggregate.from_bytes(AGGREGATE, EXPANDING.agreement)
+
+
+def test_a_bit_flipped_anywhere_in_the_proofs_of_an_expanded_aggregate_is_refused():
+    read_and_check(EXPANDED, EXPANDING)
+    for place, data in flips(EXPANDED, range(12 + 2 * BODY, len(EXPANDED), 7)):
+        with pytest.raises(ProtocolError):
+            read_and_check(data, EXPANDING)
+        assert data[place] != EXPANDED[place]
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 2047), (1, 0), (1, 2047)])
+@pytest.mark.parametrize("word", [MODULUS, 2**32 - 1])
+def test_a_residue_of_q_or_more_in_either_polynomial_is_refused(place, word):
+    aggregate = EXPANDING.aggregate(EXPANDING.terms())
+    aggregate.residues[place] = word
+
+    with pytest.raises(ResidueRangeError):
+        EncryptedAggregate.from_bytes(aggregate.to_bytes(), EXPANDING.agreement)
+
+
+def test_claimed_counts_of_expanded_aggregates_cost_no_memory():
+    head = EXPANDED[:8] + b"\xff\xff" + EXPANDED[10:]
+
+    for data in (head, head[:12], EXPANDED[:12], EXPANDED[:-1]):
+        assert peak_memory(lambda data=data: EncryptedAggregate.from_bytes(data, EXPANDING.agreement)) < 1 << 16
+
+
+@settings(max_examples=150)
+@given(hostile_bytes(EXPANDED))
+def test_hostile_expanded_aggregates_raise_nothing_but_a_refusal(data):
+    try:
+        aggregate = EncryptedAggregate.from_bytes(data, EXPANDING.agreement)
     except (ProtocolError, SecretMaterialError):
         return
     assert aggregate.to_bytes() == data

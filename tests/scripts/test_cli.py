@@ -22,7 +22,7 @@ def cipherward(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     done = cipherward("--help")
     assert done.returncode == 0
-    for command in ("run", "summary", "check", "test", "bench"):
+    for command in ("run", "summary", "agreement", "site", "check", "test", "bench"):
         assert f" {command} " in done.stdout
 
 

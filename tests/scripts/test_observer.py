@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from clients.epsilon import epsilon_of
 from clients.membership import AGREEMENT, TABLE
 from clients.table_file import TableFile
 from conf import compose
 from protocol.agreement import Agreement, SiteCard
 from protocol.errors import ConfigurationError, MalformedError
 from protocol.packing import RoundKind
+from protocol.privacy_terms import PrivacyTerms
 from scripts.events import RunStatus
 from scripts.observer import summarise
 from scripts.summary import Scores
@@ -27,7 +30,7 @@ def agreement() -> Agreement:
     keys = {name: digit * 64 for name, digit in zip(SITES, "abc", strict=True)}
     cards = [SiteCard(name=name, signing_key=key, exchange_key=key) for name, key in keys.items()]
     terms = compose(["strategy.rounds=2", "federation.sites=3"]).terms
-    return Agreement(roster=tuple(cards), terms=terms, code_digest="0" * 64)
+    return Agreement(roster=tuple(cards), terms=terms, code_digest="0" * 64, secret_digest="0" * 64)
 
 
 @pytest.fixture
@@ -131,7 +134,20 @@ def test_the_summary_has_the_numbers_of_the_run(run_directory: Path, agreement: 
     assert summary["crypto"] == {
         "ring_degree": 2048, "modulus_bits": 32, "guard_bits": 7, "value_bits": 24, "security_bits": 128,
     }  # fmt: skip
+    assert summary["privacy"] is None
     assert summary["agreement"] == {"max_abs_difference_from_plaintext": None, "sites_bit_identical": True}
+
+
+def test_a_run_with_noise_has_an_epsilon_and_no_twin(run_directory: Path, agreement: Agreement) -> None:
+    privacy = PrivacyTerms(noise_multiplier=10.0)
+    noisy = replace(agreement, terms=replace(agreement.terms, privacy=privacy))
+    for name in SITES:
+        (run_directory / "sites" / name / AGREEMENT).write_bytes(noisy.to_bytes())
+
+    summary = summarise(run_directory, verify=True).as_json()
+
+    assert summary["privacy"] == {"epsilon": epsilon_of(noisy.terms), "delta": 1e-5}
+    assert summary["agreement"]["max_abs_difference_from_plaintext"] is None
 
 
 def test_site_metrics_are_the_sites_own(run_directory: Path) -> None:

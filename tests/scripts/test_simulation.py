@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from conf import ExperimentConfig, compose
-from protocol.errors import ConfigurationError, FederationError, RunPausedError
+from protocol.errors import ConfigurationError, DataError, FederationError, RunPausedError
 from scripts.simulation import check_simulation, simulate
 
 PROJECT = """
@@ -25,6 +25,7 @@ clientapp = "clients.app:app"
 
 [tool.flwr.app.config]
 hydra = ""
+terms = ""
 """
 
 SERVER_APP = """
@@ -93,8 +94,23 @@ def test_a_run_that_does_not_finish_says_why_and_where_its_logs_are(
     with pytest.raises(error, match=reason) as caught:
         run(ending, config, tmp_path, monkeypatch)
     log = tmp_path / "run" / "logs" / "run.log"
-    assert caught.value.__notes__ == [f"log: {log}", f"run directory: {tmp_path / 'run'}"]
+    assert caught.value.__notes__ == [
+        f"log: {log}",
+        f"run directory: {tmp_path / 'run'}",
+        f"to go on with it: cipherward resume {tmp_path / 'run'}",
+    ]
     assert "Starting Flower Simulation" in log.read_text()
+
+
+def test_hospitals_of_few_patients_are_refused_before_anything_starts() -> None:
+    with pytest.raises(DataError, match=r"hospital-\d: fewer than privacy\.smallest_events = 5"):
+        check_simulation(compose(["privacy.smallest_events=5"]))
+
+
+def test_noise_without_room_is_refused_before_anything_starts() -> None:
+    check_simulation(compose(["privacy=noise"]))
+    with pytest.raises(ConfigurationError, match=r"noise_multiplier = 5000: .* raise crypto\.value_bits"):
+        check_simulation(compose(["privacy=noise", "privacy.noise_multiplier=5000", "crypto=compact"]))
 
 
 def test_more_cores_than_there_are_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from scripts.events import Outcome, RunStatus
-from scripts.summary import Checks, Comparison, Crypto, Scores, Seconds, SiteResult, Summary, Traffic
+from scripts.summary import Checks, Comparison, Crypto, Privacy, Scores, Seconds, SiteResult, Summary, Traffic
 from scripts.summary_table import print_summary
 
 LOCAL = Scores(auc=0.8125, accuracy=0.75, brier=0.2, n=40)
@@ -39,6 +39,7 @@ SUMMARY = Summary(
     ),
     seconds=Seconds(total=83.0, train=12.34, encrypt=0.0124, aggregate=0.5, decrypt=0.9999),
     crypto=Crypto(ring_degree=4096, modulus_bits=32, guard_bits=8, value_bits=23, security_bits=128),
+    privacy=None,
     checks=Checks(max_abs_difference_from_plaintext=0.0, sites_bit_identical=True),
 )
 
@@ -48,6 +49,15 @@ def printed(summary: Summary, width: int = 200) -> str:
     with console.capture() as capture:
         print_summary(summary, console)
     return capture.get()
+
+
+def test_noise_is_told_with_its_epsilon_and_what_it_leaves_uncompared() -> None:
+    checks = Checks(max_abs_difference_from_plaintext=None, sites_bit_identical=True)
+    text = printed(replace(SUMMARY, privacy=Privacy(epsilon=1.914, delta=1e-5), checks=checks))
+
+    assert "epsilon 1.91 at delta 1e-05 of the model updates, given the statistics" in text
+    assert "not compared with the same run without encryption: noise is drawn anew" in text
+    assert "epsilon" not in printed(SUMMARY)
 
 
 def test_each_site_and_the_shared_model_have_a_row() -> None:

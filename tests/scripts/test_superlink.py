@@ -6,7 +6,8 @@ import psutil
 import pytest
 
 from protocol.errors import FederationError
-from scripts.superlink import LOG_NAME, RunId, readable_tail, running_superlink
+from scripts.flower_commands import RunId, readable_tail
+from scripts.superlink import LOG_NAME, running_superlink
 
 
 def servers(run_directory: Path) -> list[psutil.Process]:
@@ -28,16 +29,16 @@ def test_a_superlink_answers_refuses_nonsense_and_is_gone_at_the_end(tmp_path: P
         assert superlink.is_alive
         assert len(servers(tmp_path)) >= 2
         with pytest.raises(FederationError, match="flwr list failed"):
-            superlink.status(RunId("17"))
+            superlink.commands.status(RunId("17"))
         with pytest.raises(FederationError, match="flwr run failed"):
-            superlink.submit(tmp_path, sites=3, client_cpus=1, configuration="a: 'b'\n")
+            superlink.submit(tmp_path, {"hydra": "a: 'b'\n"}, sites=3, client_cpus=1)
         assert "Starting Flower SuperLink" in superlink.log_tail(100)
     assert not superlink.is_alive
     assert servers(tmp_path) == []
 
 
 def test_a_superlink_that_does_not_start_shows_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("scripts.superlink._free_port", lambda: 70_000)
+    monkeypatch.setattr("scripts.superlink.free_port", lambda: 70_000)
     with pytest.raises(FederationError, match="between 1 and 65535"), running_superlink(tmp_path):
         pytest.fail("it must not start")
     assert (tmp_path / "logs" / LOG_NAME).exists()

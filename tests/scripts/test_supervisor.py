@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -42,6 +43,7 @@ from pathlib import Path
 from scripts.supervisor import supervised
 import scripts.cli, signal
 signal.signal(signal.SIGTERM, scripts.cli._exit_on_signal)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 home, end = Path(sys.argv[1]), sys.argv[2]
 with supervised(sys.argv[3:], environment=os.environ, directory=home / "private", log=home / "log"):
     while len((home / "pids").read_text().splitlines() if (home / "pids").exists() else []) < 2:
@@ -140,3 +142,19 @@ def test_a_command_that_cannot_start_leaves_no_directory(home: Path) -> None:
         assert process.wait(PATIENCE_SECONDS) != 0
     assert is_all_gone(home)
     assert "no such program" in (home / "log").read_text()
+
+
+def test_a_lock_on_what_is_held_lasts_as_long_as_the_last_process(home: Path) -> None:
+    held = os.open(home / "lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    command = [sys.executable, "-c", TREE, str(home / "pids"), "deaf"]
+    with supervised(
+        command, environment=os.environ, directory=home / "private", log=home / "log", held=[held]
+    ) as process:
+        os.close(held)  # as the end of the launcher does
+        assert wait_until(lambda: len(started(home)) == 2)
+        with (home / "lock").open() as another, pytest.raises(BlockingIOError):
+            fcntl.flock(another, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert process.poll() is not None
+    with (home / "lock").open() as another:
+        fcntl.flock(another, fcntl.LOCK_EX | fcntl.LOCK_NB)

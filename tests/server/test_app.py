@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,8 +12,10 @@ from flwr.app import Context, RecordDict
 
 import conf
 import server.app
+from conf.run_directory import RUN_DIRECTORY_VARIABLE, RUNS_VARIABLE
 from protocol.envelope import Request
-from protocol.errors import AgreementMismatchError, CohortError, ConfigurationError, RunPausedError
+from protocol.errors import AgreementMismatchError, CohortError, ConfigurationError, RunFailedError, RunPausedError
+from server.record import RunRecord
 
 
 @pytest.fixture
@@ -43,6 +47,28 @@ def test_a_run_is_recorded_from_start_to_finish(serve, founded):
         "finished",
     ]
     assert {path.name for path in founded.directory.iterdir()} == {"sites", "provider"}
+
+
+class Response:
+    """Is in a cycle with itself, as an HTTP response of Flower's is."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_responses_in_cycles_do_not_pile_up_while_a_run_goes_on(serve, founded):
+    alive = []
+
+    def receive(reply):
+        responses = [weakref.ref(Response()) for _ in range(100)]
+        alive.append(sum(response() is not None for response in responses))
+        return reply
+
+    usual = gc.get_threshold()
+    serve(founded, receive)
+
+    assert max(alive) < 60
+    assert gc.get_threshold() == usual
 
 
 def test_a_run_without_a_cohort_is_recorded_as_failed(serve, founded):
@@ -78,3 +104,23 @@ def test_a_run_config_that_is_none_starts_nothing(founded, grid_of):
     with pytest.raises(ConfigurationError):
         server.app.app(grid_of(founded), context)
     assert not (founded.directory / "provider").exists()
+
+
+def test_a_deployed_run_is_recorded_below_its_name(founded, grid_of, monkeypatch, tmp_path):
+    grid = grid_of(founded, lambda reply: None)
+    monkeypatch.delenv(RUN_DIRECTORY_VARIABLE)
+    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path))
+    federation = replace(founded.experiment.federation, join_seconds=1.0, ready_seconds=1.0)
+    config = {**conf.run_config(replace(founded.experiment, federation=federation)), "run": "2026-01-31_12-00-00"}
+    with pytest.raises(CohortError):
+        server.app.app(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config))
+
+    assert (tmp_path / "2026-01-31_12-00-00" / "provider" / "events.jsonl").exists()
+
+
+def test_a_run_that_another_serverapp_works_on_is_left_alone(serve, founded, monkeypatch):
+    monkeypatch.setattr("server.app.LOCK_SECONDS", 0.1)
+    with RunRecord(founded.directory / "provider").locked(1), pytest.raises(RunFailedError, match="another ServerApp"):
+        serve(founded)
+
+    assert not (founded.directory / "provider" / "events.jsonl").exists()

@@ -9,18 +9,29 @@ from flwr.app import Error, Message
 
 from clients.keys import EpochKeys
 from clients.run_files import RunFiles
-from protocol.envelope import Request, pack_envelope, pack_list, pack_refusal, unpack_envelope
+from protocol.envelope import ANSWER_PARTS, Request, pack_envelope, pack_list, pack_refusal, unpack_envelope
 from protocol.errors import AgreementMismatchError, CohortError, LengthError
-from strategies.opening import answers, make_request, open_run
+from protocol.handshake import RUN_BYTES
+from strategies.history import RunHistory
+from strategies.opening import open_run
+from strategies.replies import make_request, read_replies
+from strategies.streaming_grid import StreamingGrid
 
-RUN = bytes(range(16))
+RUN = bytes(range(RUN_BYTES))
 
 
 class Journal:
-    """Remembers what it is told."""
+    """Remembers what it is told and what it is to keep."""
 
     def __init__(self):
         self.events = []
+        self.kept = {"run.id": RUN}
+
+    def keep(self, name, data):
+        self.kept[name] = data
+
+    def load(self, name):
+        return self.kept.get(name)
 
     def event(self, name, **fields):
         self.events.append((name, fields))
@@ -38,8 +49,8 @@ def journal():
 def open_(founded, grid_of, journal):
     def open_over(interfere=lambda reply: reply, *, nodes=None, terms=None, sites=None):
         return open_run(
-            grid_of(founded, interfere, nodes=nodes),
-            run=RUN,
+            StreamingGrid(grid_of(founded, interfere, nodes=nodes)),
+            history=RunHistory(journal),
             terms=terms or founded.experiment.terms,
             sites=len(founded.everyone) if sites is None else sites,
             join_seconds=0.0,
@@ -48,6 +59,11 @@ def open_(founded, grid_of, journal):
         )
 
     return open_over
+
+
+def nodes_of(opened):
+    """Return the node at which each present site is."""
+    return {site: opened.request(Request.VOID, site).metadata.dst_node_id for site in opened.present}
 
 
 def replacing(node, request, content):
@@ -67,10 +83,10 @@ def replacing(node, request, content):
 def test_all_sites_end_up_with_one_secret_that_the_provider_has_not_seen(open_, founded, journal):
     opened = open_()
 
-    assert opened.session.sites == (0, 1, 2, 3)
-    assert opened.nodes == {0: 100, 1: 101, 2: 102, 3: 103}
-    assert opened.agreement.digest == founded.agreement.digest
-    secrets = {RunFiles(founded.vault(site), RUN).epoch()[1].reveal() for site in founded.everyone}
+    assert opened.run.session.sites == (0, 1, 2, 3)
+    assert nodes_of(opened) == {0: 100, 1: 101, 2: 102, 3: 103}
+    assert opened.run.agreement.digest == founded.agreement.digest
+    secrets = {RunFiles(founded.vault(site), RUN).epoch().common.reveal() for site in founded.everyone}
     assert len(secrets) == 1
     assert [name for name, _ in journal.events] == ["joined", "opened"]
     assert journal.named("opened") == [{"sites": 4}]
@@ -79,12 +95,12 @@ def test_all_sites_end_up_with_one_secret_that_the_provider_has_not_seen(open_, 
 def test_nodes_may_come_in_any_order(open_):
     opened = open_(nodes=[103, 100, 102, 101])
 
-    assert opened.session.sites == (0, 1, 2, 3)
-    assert opened.nodes == {0: 100, 1: 101, 2: 102, 3: 103}
+    assert opened.run.session.sites == (0, 1, 2, 3)
+    assert nodes_of(opened) == {0: 100, 1: 101, 2: 102, 3: 103}
 
 
 def test_the_smallest_cohort_is_enough(open_):
-    assert open_(nodes=[101, 102, 103]).session.sites == (1, 2, 3)
+    assert open_(nodes=[101, 102, 103]).run.session.sites == (1, 2, 3)
 
 
 def test_with_fewer_nodes_than_the_smallest_cohort_it_says_so(open_, founded):
@@ -96,12 +112,12 @@ def test_with_fewer_nodes_than_the_smallest_cohort_it_says_so(open_, founded):
 def test_a_site_that_refuses_is_left_out_and_recorded(open_, journal):
     opened = open_(replacing(102, Request.ANNOUNCE, pack_refusal()))
 
-    assert opened.session.sites == (0, 1, 3)
+    assert opened.run.session.sites == (0, 1, 3)
     assert journal.named("refused-by-site") == [{"node": "102", "request": "query.announce"}]
 
 
 def test_a_site_that_does_not_answer_is_left_out(open_):
-    assert open_(replacing(100, Request.ANNOUNCE, None)).session.sites == (1, 2, 3)
+    assert open_(replacing(100, Request.ANNOUNCE, None)).run.session.sites == (1, 2, 3)
 
 
 def test_a_node_whose_app_fails_is_left_out_and_recorded(open_, journal):
@@ -110,8 +126,8 @@ def test_a_node_whose_app_fails_is_left_out_and_recorded(open_, journal):
             return reply
         return Message(Error(code=3, reason="something"), reply_to=make_request(Request.ANNOUNCE, 101, run=RUN))
 
-    assert open_(fail).session.sites == (0, 2, 3)
-    assert journal.named("no-answer") == [{"node": "101", "code": 3}]
+    assert open_(fail).run.session.sites == (0, 2, 3)
+    assert journal.named("no-answer") == [{"node": "101", "request": "query.announce", "code": 3}]
 
 
 def test_too_few_answers_are_no_cohort(open_):
@@ -128,14 +144,14 @@ def test_no_answer_at_all_is_no_cohort(open_):
 
 
 def altered_card(reply):
-    parts = unpack_envelope(reply.content, ["card", "agreement"])
+    parts = unpack_envelope(reply.content, ANSWER_PARTS[Request.ANNOUNCE])
     return pack_envelope({**parts, "card": parts["card"][:-1] + bytes([parts["card"][-1] ^ 1])})
 
 
 def test_a_card_that_its_site_did_not_sign_is_left_out(open_, journal):
     opened = open_(replacing(103, Request.ANNOUNCE, altered_card))
 
-    assert opened.session.sites == (0, 1, 2)
+    assert opened.run.session.sites == (0, 1, 2)
     assert "signature" in journal.named("refused")[0]["reason"]
 
 
@@ -143,9 +159,13 @@ def test_the_agreement_that_most_sites_present_is_taken(open_, founded):
     other = replace(founded.agreement, code_digest="0" * 64)
 
     def with_other_agreement(reply):
-        return pack_envelope({**unpack_envelope(reply.content, ["card", "agreement"]), "agreement": other.to_bytes()})
+        return pack_envelope(
+            {**unpack_envelope(reply.content, ANSWER_PARTS[Request.ANNOUNCE]), "agreement": other.to_bytes()}
+        )
 
-    assert open_(replacing(103, Request.ANNOUNCE, with_other_agreement)).agreement.digest == founded.agreement.digest
+    assert (
+        open_(replacing(103, Request.ANNOUNCE, with_other_agreement)).run.agreement.digest == founded.agreement.digest
+    )
 
 
 def test_one_site_s_card_from_two_nodes_counts_once(open_):
@@ -159,8 +179,8 @@ def test_one_site_s_card_from_two_nodes_counts_once(open_):
         return reply
 
     opened = open_(copy_node_0)
-    assert opened.session.sites == (0, 2, 3)
-    assert opened.nodes[0] == 100
+    assert opened.run.session.sites == (0, 2, 3)
+    assert nodes_of(opened)[0] == 100
 
 
 def test_sites_under_other_terms_than_the_run_s_are_not_opened(open_, founded):
@@ -196,7 +216,7 @@ def test_a_site_that_cannot_open_its_secret_is_seen_in_the_record(open_, founded
 def test_a_reply_that_is_none_of_ours_is_recorded_and_passed_over(open_, journal):
     opened = open_(replacing(103, Request.ANNOUNCE, pack_envelope({"something": b"else"})))
 
-    assert opened.session.sites == (0, 1, 2)
+    assert opened.run.session.sites == (0, 1, 2)
     assert "message parts" in journal.named("refused")[0]["reason"]
 
 
@@ -204,4 +224,45 @@ def test_good_answers_come_with_their_node(open_, founded, grid_of, journal):
     grid = grid_of(founded)
     replies = grid.send_and_receive([make_request(Request.ANNOUNCE, node, run=RUN) for node in (103, 101)])
 
-    assert [node for node, _ in answers(replies, "card", "agreement", journal=journal)] == [103, 101]
+    assert [reply.node for reply in read_replies(replies, journal)] == [103, 101]
+
+
+def test_a_run_that_was_opened_before_is_opened_again_without_a_new_secret(open_, founded, journal):
+    before = open_().run
+    kept = dict(journal.kept)
+
+    again = open_(nodes=[101, 102, 103])  # the steward is not needed
+
+    assert again.run == before
+    assert again.present == (1, 2, 3)
+    assert journal.kept == kept
+
+
+def test_a_site_that_did_not_get_its_secret_gets_it_when_the_run_is_opened_again(open_, founded, journal):
+    opened = open_(replacing(102, Request.OPEN, None))
+    assert opened.present == (0, 1, 3)
+    assert journal.named("absent")[0]["sites"] == ["hospital-3"]
+
+    assert open_().present == (0, 1, 2, 3)
+
+
+def test_what_is_needed_to_go_on_is_kept_before_anyone_could_act_on_it(open_, journal):
+    seen = []
+
+    def look(reply):
+        seen.append((reply.metadata.message_type, sorted(journal.kept)))
+        return reply
+
+    open_(look)
+
+    kept = dict(reversed(seen))
+    assert kept["query.announce"] == ["run.id"]
+    assert kept["query.entrust"] == ["agreement.json", "run.id", "session.cwk"]
+    assert kept["query.open"] == ["agreement.json", "run.id", "secrets.cws", "session.cwk"]
+
+
+def test_a_steward_that_is_away_is_named(open_):
+    with pytest.raises(CohortError, match="hospital-1"):
+        open_(replacing(100, Request.ENTRUST, None))
+    with pytest.raises(CohortError, match="hospital-1"):
+        open_(nodes=[101, 102, 103])  # the session is fixed, and this is its steward

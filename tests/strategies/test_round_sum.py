@@ -36,6 +36,7 @@ from strategies.round_sum import RoundSum
 
 CONSORTIUM = Consortium()
 TERMS = CONSORTIUM.terms()
+EXPANDING = Consortium(largest_seeded_cohort=2)
 UPDATES = {site: golden(f"update_{site}") for site in COHORT}
 FIELD_SIZES = [160, 2048 * 4, 64, 16, 64, 64]
 
@@ -117,10 +118,39 @@ def test_the_order_of_arrival_does_not_matter(order):
     assert total.close().to_bytes() == golden("aggregate")
 
 
+@settings(max_examples=6)
+@given(st.permutations(COHORT))
+def test_an_expanded_sum_is_the_golden_one_in_whatever_order_its_updates_come(order):
+    terms = EXPANDING.terms()
+    total = RoundSum(terms)
+    for site in order:
+        data = EXPANDING.update(terms, site).to_bytes()
+        assert total.add(data) == site
+        with pytest.raises(DuplicateUpdateError):
+            total.add(data)
+        with pytest.raises(ChecksumError):
+            total.add(flipped(data, 8 * 4000))
+
+    assert total.close().to_bytes() == golden("aggregate_expanded")
+    assert total.close().to_bytes() == golden("aggregate_expanded")
+
+
+def test_the_seeds_of_a_large_cohort_are_forgotten_once_they_are_expanded():
+    terms = EXPANDING.terms()
+    total = RoundSum(terms)
+    for site in COHORT:
+        total.add(EXPANDING.update(terms, site).to_bytes())
+
+    assert {proof.seeds for proof in total.close().proofs} == {b""}
+
+
+@pytest.mark.parametrize("largest_seeded_cohort", [4, 3], ids=["seeded", "expanded"])
 @pytest.mark.parametrize("round_number", [0, 1, 3])
 @pytest.mark.parametrize("modulus_bits", [24, 32, 40])
-def test_sums_of_every_modulus_and_round_equal_python_integers(modulus_bits, round_number):
-    consortium = Consortium(value_bits=BITS_OF_MODULUS[modulus_bits], hidden=(1000,))
+def test_sums_of_every_modulus_and_round_equal_python_integers(modulus_bits, round_number, largest_seeded_cohort):
+    consortium = Consortium(
+        value_bits=BITS_OF_MODULUS[modulus_bits], hidden=(1000,), largest_seeded_cohort=largest_seeded_cohort
+    )
     terms = consortium.terms(round_number, cohort=(0, 1, 2, 3))
     total = RoundSum(terms)
     for site in terms.cohort:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from unittest.mock import patch
@@ -20,16 +20,20 @@ from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 from scipy.stats import chisquare
 
+import clients.opening
 from clients.ckks import Decryptor
-from clients.keys import EpochKeys
-from clients.opening import Opening
-from clients.run_files import JOURNAL, RunFiles
+from clients.keys import EpochSecrets
+from clients.membership import Membership
+from clients.run_files import RunFiles
+from clients.run_keys import RunKeys
 from clients.sealing import seal_update
+from clients.secret import SecretBytes
+from clients.upload_journal import JOURNAL
 from protocol.agreement import Cohort
 from protocol.envelope import Request, pack_envelope, pack_list, pack_refusal, unpack_list
 from protocol.handshake import RUN_BYTES
 from protocol.masks import mask_residues
-from protocol.notes import UploadCall
+from protocol.notes import NoteKind, SiteNote, UploadCall
 from protocol.packing import Integers
 from protocol.residues import Residues, ResidueSum
 from protocol.rounds import RoundTerms
@@ -48,28 +52,36 @@ class Insider:
     Args:
         federation: The consortium, with the run opened.
         site: The insider's roster position.
+        secrets: An epoch's secrets; None for those in its vault.
     """
 
-    def __init__(self, federation, site: int) -> None:
-        member, session = federation.member(site), federation.parsed_session()
+    def __init__(self, federation, site: int, secrets: EpochSecrets | None = None) -> None:
+        self.member = member = federation.member(site)
         self.site = site
         self.agreement = member.agreement
         self.identity = member.identity
         self.files = RunFiles(member.vault, federation.run)
-        self.epoch_keys = EpochKeys(self.files.epoch()[1], member.agreement, session.digest)
-        self.pair_keys = Opening(member, federation.run).pair_keys(session)
-        self._session = session.digest
+        self.keys = (
+            RunKeys.load(member, federation.run)
+            if secrets is None
+            else RunKeys(member, federation.parsed_session(), secrets)
+        )
+        self.epoch_keys, self.pair_keys = self.keys.common, self.keys.pairs
 
     def terms(self, round_number: int, cohort: Sequence[int], state: bytes) -> RoundTerms:
         """Return the terms of a round that is made in a state."""
         return RoundTerms(
             agreement=self.agreement,
-            session=self._session,
-            epoch=1,
+            session=self.keys.session.digest,
+            epoch=self.keys.epoch,
             round=round_number,
             cohort=tuple(cohort),
             state=self.epoch_keys.state_mac(state),
         )
+
+    def void_note(self, round_number: int, state: bytes, *, session: bytes | None = None) -> bytes:
+        """Sign that nothing of this site has left in the round that began in a state, whether that is true or not."""
+        return void_note(self.member, self.keys, round_number, state, session=session)
 
     def seal(self, packed: Integers, terms: RoundTerms, state: bytes) -> SealedUpdate:
         """Seal any integers as this site's update; there may be as many of them as the insider likes."""
@@ -95,8 +107,10 @@ class Insider:
 
     def read_sum(self, data: bytes) -> Integers:
         """Decrypt a whole cohort's sum."""
-        total = EncryptedAggregate.from_bytes(data, self.agreement)
-        return Decryptor(self.epoch_keys.ckks).decrypt(total.residues, [proof.seeds for proof in total.proofs])
+        total, decryptor = EncryptedAggregate.from_bytes(data, self.agreement), Decryptor(self.epoch_keys.ckks)
+        if self.agreement.is_seeded(len(total.cohort)):
+            return decryptor.decrypt(total.residues, [proof.seeds for proof in total.proofs])
+        return decryptor.decrypt_expanded(*np.split(total.residues, 2), sites=len(total.cohort))
 
     def unmask(self, update: SealedUpdate, terms: RoundTerms, state: bytes) -> SealedUpdate:
         """Take off another site's update the mask that it shares with this one."""
@@ -115,6 +129,24 @@ class Insider:
         return replace(update, residues=residues)
 
 
+def void_note(
+    member: Membership, keys: RunKeys, round_number: int, state: bytes, *, session: bytes | None = None
+) -> bytes:
+    """Sign with a site's keys that nothing of it has left in the round that began in a state."""
+    unsigned = SiteNote(
+        kind=NoteKind.VOID,
+        site=member.site,
+        epoch=member.agreement.epoch_of(round_number),
+        round=round_number,
+        voided=(),
+        agreement=member.agreement.digest,
+        session=keys.session.digest if session is None else session,
+        state=keys.common.state_mac(state),
+        signature=b"",
+    )
+    return replace(unsigned, signature=member.identity.sign(unsigned.signed_bytes())).to_bytes()
+
+
 def added(agreement, addends: Sequence[Residues]) -> Residues:
     """Add residues mod q."""
     parameters = agreement.parameters
@@ -122,6 +154,20 @@ def added(agreement, addends: Sequence[Residues]) -> Residues:
     for addend in addends:
         total.add(addend)
     return total.reduce()
+
+
+def weaken_pairs(monkeypatch, agree: Callable[..., bytes]) -> None:
+    """Have sites that open a run agree with each peer on another secret than the product's.
+
+    Args:
+        monkeypatch: Puts it back.
+        agree: Takes a peer's run card, and by name what `agree_pairs` takes; returns what the two share.
+    """
+
+    def agree_pairs(*, session, site, **known):
+        return {card.site: SecretBytes(agree(card, site=site, **known)) for card in session.cards if card.site != site}
+
+    monkeypatch.setattr(clients.opening, "agree_pairs", agree_pairs)
 
 
 def truth(federation, site: int) -> Integers:
@@ -162,9 +208,14 @@ def open_again(federation, cohort: Cohort) -> None:
         federation.ask(site, Request.OPEN, session=federation.session, secret=secret)
 
 
-def prepare_parts(round_number: int, sums: Sequence[bytes]) -> dict[str, bytes]:
+def prepare_parts(round_number: int, history: Sequence[bytes]) -> dict[str, bytes]:
     """Return the parts of a request to prepare a round."""
-    return {"round": struct.pack("<I", round_number), "aggregates": pack_list(sums)}
+    return {"round": struct.pack("<I", round_number), "history": pack_list(history)}
+
+
+def void_parts(round_number: int) -> dict[str, bytes]:
+    """Return the parts of a request to give a round's upload up."""
+    return {"round": struct.pack("<I", round_number)}
 
 
 def call_parts(round_number: int, cohort: Sequence[int]) -> dict[str, bytes]:
@@ -180,11 +231,12 @@ def refusal(grid, federation, position: int, request: Request, **parts: bytes) -
     """
     before = _contents(federation, position)
     message = Message(pack_envelope({"run": federation.run, **parts}), dst_node_id=100 + position, message_type=request)
-    with patch.object(Decryptor, "decrypt") as decrypt:
+    with patch.object(Decryptor, "decrypt") as decrypt, patch.object(Decryptor, "decrypt_expanded") as expanded:
         (reply,) = grid.send_and_receive([message])
     assert not reply.has_error()
     assert _bytes_of(reply.content) == _bytes_of(pack_refusal())
     assert not decrypt.called
+    assert not expanded.called
     assert _contents(federation, position) == before
     *_, entry = federation.vault(position).lines("events.jsonl")
     assert entry["event"] == "refused"

@@ -11,15 +11,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from protocol.agreement import Agreement, SiteCard
 from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
+from protocol.expansion import expand_seeds
 from protocol.handshake import RUN_BYTES, RunCard, SealedSecret, Session
 from protocol.masks import uniform_residues
 from protocol.notes import NoteKind, SiteNote
 from protocol.parameters import SEED_BYTES
+from protocol.privacy_terms import PrivacyTerms
 from protocol.residues import Residues, pack_residues
 from protocol.rounds import RoundTerms, UpdateHeader
 from protocol.schedule import KEY_BYTES, expand
@@ -44,37 +47,55 @@ def golden(name: str) -> bytes:
 
 
 class Consortium:
-    """Four hospitals in the middle of a run.
+    """Hospitals in the middle of a run; four, as golden files have them.
 
     Args:
         value_bits: Wanted exact bits, which choose the modulus.
         hidden: Widths of hidden layers; none for logistic regression.
+        sites: Hospitals in the roster.
+        epoch_rounds: Rounds of a key epoch; 0 for one epoch.
         clip: Distinguishes one agreement from another with messages of the same lengths.
         run: Distinguishes one run from another.
+        largest_seeded_cohort: Sums of more sites than that are expanded.
     """
 
     def __init__(
-        self, *, value_bits: int = 21, hidden: tuple[int, ...] = (), clip: float = 4.0, run: str = "run"
+        self,
+        *,
+        value_bits: int = 21,
+        hidden: tuple[int, ...] = (),
+        sites: int = SITES,
+        epoch_rounds: int = 0,
+        clip: float = 4.0,
+        run: str = "run",
+        largest_seeded_cohort: int = 16,
     ) -> None:
-        self.signing_keys = [Ed25519PrivateKey.from_private_bytes(fixed_bytes("signing", i)) for i in range(SITES)]
+        self.signing_keys = [Ed25519PrivateKey.from_private_bytes(fixed_bytes("signing", i)) for i in range(sites)]
         self.run = fixed_bytes(run, length=RUN_BYTES)
         self.agreement = Agreement(
             roster=tuple(
                 SiteCard(
-                    name=f"hospital-{site + 1}",
+                    name=f"hospital-{site + 1:0{len(str(sites))}}",
                     signing_key=key.public_key().public_bytes_raw().hex(),
                     exchange_key=_exchange_key("exchange", site).hex(),
                 )
                 for site, key in enumerate(self.signing_keys)
             ),
-            terms=_terms(value_bits=value_bits, hidden=hidden, clip=clip),
+            terms=_terms(
+                value_bits=value_bits,
+                hidden=hidden,
+                epoch_rounds=epoch_rounds,
+                clip=clip,
+                largest_seeded_cohort=largest_seeded_cohort,
+            ),
             code_digest=fixed_bytes("code").hex(),
+            secret_digest=fixed_bytes("secret").hex(),
         )
 
     @cached_property
     def session(self) -> Session:
-        """The run cards of all four."""
-        return Session.of([self.card(site) for site in range(SITES)], self.agreement)
+        """The run cards of all sites."""
+        return Session.of([self.card(site) for site in range(len(self.signing_keys))], self.agreement)
 
     def card(self, site: int) -> RunCard:
         """Return a site's signed run card."""
@@ -110,6 +131,7 @@ class Consortium:
             site=site,
             epoch=EPOCH,
             round=1,
+            voided=(),
             agreement=self.agreement.digest,
             session=self.session.digest,
             state=fixed_bytes("state", 1),
@@ -161,11 +183,17 @@ class Consortium:
     def aggregate(self, terms: RoundTerms) -> EncryptedAggregate:
         """Return the sum of the cohort's updates, added as Python integers."""
         updates = [self.update(terms, site) for site in terms.cohort]
-        total = sum(update.residues.astype(object) for update in updates) % self.agreement.parameters.modulus
+        parameters = self.agreement.parameters
+        polynomials = [update.residues.astype(object) for update in updates]
+        proofs = [update.proof for update in updates]
+        if not terms.is_seeded:
+            seconds = [expand_seeds(proof.seeds, parameters).astype(object) for proof in proofs]
+            polynomials = [np.concatenate(both) for both in zip(polynomials, seconds, strict=True)]
+            proofs = [proof.without_seeds() for proof in proofs]
         return EncryptedAggregate(
             round=terms.round,
-            residues=total.astype(updates[0].residues.dtype),
-            proofs=tuple(update.proof for update in updates),
+            residues=(sum(polynomials) % parameters.modulus).astype(updates[0].residues.dtype),
+            proofs=tuple(proofs),
         )
 
     def sign(self, site: int, message: bytes) -> bytes:
@@ -173,7 +201,9 @@ class Consortium:
         return self.signing_keys[site].sign(message)
 
 
-def _terms(*, value_bits: int, hidden: tuple[int, ...], clip: float) -> Terms:
+def _terms(
+    *, value_bits: int, hidden: tuple[int, ...], epoch_rounds: int, clip: float, largest_seeded_cohort: int
+) -> Terms:
     # every value is written out, because golden files do not follow when a default changes
     return Terms(
         data=DataTerms(
@@ -212,8 +242,21 @@ def _terms(*, value_bits: int, hidden: tuple[int, ...], clip: float) -> Terms:
                 kind="fedavg", learning_rate=1.0, momentum=0.9, beta_1=0.9, beta_2=0.99, tau=0.001
             ),
         ),
-        crypto=CryptoTerms(value_bits=value_bits, security_bits=128),
+        crypto=CryptoTerms(
+            value_bits=value_bits,
+            security_bits=128,
+            epoch_rounds=epoch_rounds,
+            largest_seeded_cohort=largest_seeded_cohort,
+        ),
         cohort=CohortTerms(tolerated_colluders=1, smallest_cohort=3),
+        privacy=PrivacyTerms(
+            smallest_cell=5,
+            smallest_records=10,
+            smallest_events=5,
+            noise_multiplier=0.0,
+            clip_norm=1.0,
+            delta=1e-5,
+        ),
     )
 
 

@@ -1,7 +1,7 @@
 """What a provider can compute without any key: SEAL's transform, the polynomials behind seeds, altered sums.
 
-Trust: tests only. `key_polynomial`, `patients` and `without_tags` are for the tests themselves: the truth, and a
-defence off.
+Trust: tests only. `key_polynomial`, `patients` and what begins with `with` are for the tests themselves: the truth, and
+a defence off.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 import clients.release
-from clients.ckks import SecretKey, backend
+from clients.ckks import SecretKey
 from clients.membership import TABLE
-from clients.seal_format import ScratchFile, _decompress
 from clients.table import split_table
 from clients.table_file import read_table
 from protocol.agreement import Agreement
+from protocol.expansion import ExpansionSum
 from protocol.parameters import SEED_BYTES, CkksParameters
+from protocol.scratch_file import ScratchFile
+from protocol.seal_format import _decompress
+from protocol.tags import tag_of
 from protocol.update import EncryptedAggregate
 
 Polynomial = npt.NDArray[np.uint64]
@@ -82,21 +85,17 @@ def ring(parameters: CkksParameters) -> Ring:
 
 def second_polynomial(seeds: Sequence[bytes], parameters: CkksParameters, row: int = 0) -> Polynomial:
     """Return the values of the second polynomial of a sum's ciphertext, which follows from its public seeds."""
-    public = backend(parameters)
-    total = np.zeros(parameters.ring_degree, dtype=np.uint64)
-    with ScratchFile() as scratch:
-        for of_site in seeds:
-            seed = of_site[row * SEED_BYTES : (row + 1) * SEED_BYTES]
-            public.load(scratch.write(public.uniform_prefix + seed)).save(scratch.path)
-            total += _last_words(scratch, parameters)
-    return total % np.uint64(parameters.modulus)
+    total = ExpansionSum(parameters, len(seeds[0]) // SEED_BYTES)
+    for of_site in seeds:
+        total.add(of_site)
+    return total.residues()[row].astype(np.uint64)
 
 
 def key_polynomial(key: SecretKey) -> Polynomial:
     """Return the values of the secret key: the truth that attacks are compared with."""
     with ScratchFile() as scratch:
         key._key.save(scratch.path)
-        return _last_words(scratch, key.parameters)
+        return np.frombuffer(_decompress(scratch.read())[-8 * key.parameters.ring_degree :], dtype="<u8")
 
 
 def shifted(data: bytes, agreement: Agreement, shift: npt.NDArray[np.int64] | Polynomial, row: int = 0) -> bytes:
@@ -128,6 +127,18 @@ def without_tags(monkeypatch) -> None:
     monkeypatch.setattr(clients.release, "check_aggregate", lambda aggregate, **_: None)
 
 
+def with_tags_of_first_polynomials_alone(monkeypatch) -> None:
+    """Have sites tag, and check, nothing of the second polynomials of a large cohort's sum."""
+
+    def tag_of_first(vectors, residues, parameters):
+        covered = residues.copy()
+        covered[len(covered) // 2 :] = 0
+        return tag_of(vectors, covered, parameters)
+
+    monkeypatch.setattr("clients.sealing.tag_of", tag_of_first)
+    monkeypatch.setattr("clients.release.tag_of", tag_of_first)
+
+
 def _smallest_root(parameters: CkksParameters) -> int:
     """Return the smallest primitive 2N-th root of unity, which SEAL's transform uses."""
     degree, modulus = parameters.ring_degree, parameters.modulus
@@ -136,7 +147,3 @@ def _smallest_root(parameters: CkksParameters) -> int:
         if pow(root, degree, modulus) == modulus - 1:
             return min(pow(root, power, modulus) for power in range(1, 2 * degree, 2))
     raise AssertionError("a prime that is 1 mod 2N has such roots")
-
-
-def _last_words(scratch: ScratchFile, parameters: CkksParameters) -> Polynomial:
-    return np.frombuffer(_decompress(scratch.read())[-8 * parameters.ring_degree :], dtype="<u8")

@@ -30,10 +30,17 @@ def messages() -> dict[str, tuple[str, bytes]]:
         "sealed_secret": ("the epoch secret from hospital-1 to hospital-3", consortium.sealed_secret(2).to_bytes()),
         "note_ready": ("hospital-2 is ready for round 1", consortium.note(1).to_bytes()),
         "note_closed": ("hospital-2 closed after round 4", _closed(consortium)),
+        "note_void": ("hospital-2 has no update for round 1", consortium.note(1, kind=NoteKind.VOID).to_bytes()),
+        "note_ready_without": ("hospital-2 is ready without hospital-3", consortium.note(1, voided=(2,)).to_bytes()),
         "upload_call": ("round 1, cohort of roster positions 0, 1, 3", UploadCall(round=1, cohort=COHORT).to_bytes()),
         "header": ("head of hospital-1's update for round 1", terms.header_of(0).to_bytes()),
         "aggregate": ("sum of the three updates, with their proofs", consortium.aggregate(terms).to_bytes()),
     }
+    expanding = Consortium(largest_seeded_cohort=2)
+    made["aggregate_expanded"] = (
+        "sum of the three updates with their second polynomials, under an agreement that expands sums of three",
+        expanding.aggregate(expanding.terms()).to_bytes(),
+    )
     for site in COHORT:
         update = consortium.update(terms, site).to_bytes()
         made[f"update_{site}"] = (f"hospital-{site + 1}'s update for round 1, one ciphertext of 2048 residues", update)

@@ -38,5 +38,5 @@ def federation(learners: Sequence[Learner], rounds: int) -> tuple[list[list[Lear
         total = np.sum([contribution.packed for contribution in contributions], axis=0)
         for learner, history, personal, own in zip(learners, states, personals, contributions, strict=True):
             history.append(learner.apply(history[-1], kind, total))
-            personal.append(own.personal)
+            personal.append(learner.personal_after(history[-2], history[-1], own.personal))
     return states, personals

@@ -26,7 +26,7 @@ def altered(parts: Mapping[str, bytes], agreement: Agreement, archive: Archive, 
     """Return a request's parts with one of them altered; never as they were."""
     name = rng.choice([name for name in parts if name != "run"] or ["run"])
     for _ in range(_MAX_ITEMS):
-        if name == "aggregates" and rng.random() < 0.8:
+        if name == "history" and rng.random() < 0.8:
             changed = _altered_list(parts[name], agreement, archive, rng)
         elif archive.get(name) and rng.random() < 0.4:
             changed = rng.choice(archive[name])

@@ -19,9 +19,10 @@ import numpy as np
 from clients.learner import Contribution
 from clients.learner_state import LearnerState
 from clients.membership import Membership
-from clients.run_files import JOURNAL, RunFiles
+from clients.run_files import RunFiles
 from clients.site import Site
 from clients.table import Labels, Values
+from clients.upload_journal import JOURNAL
 from clients.vault import Vault
 from protocol.agreement import Agreement
 from protocol.envelope import Request
@@ -133,6 +134,9 @@ class TinyLearner:
     def apply(self, state: LearnerState, kind: RoundKind, packed_sum: np.ndarray) -> LearnerState:
         return replace(state, model=state.model + packed_sum[0, :MODEL_VALUES])
 
+    def personal_after(self, before: LearnerState, after: LearnerState, personal: np.ndarray) -> np.ndarray:
+        return personal
+
 
 class FragileSite(Site):
     """A real site whose learner is the tiny one."""
@@ -170,6 +174,10 @@ class Hospital:
             return self._site.handle(request, parts)
         finally:
             self.vault.strike = None
+
+    def overrule(self, run: bytes, round_number: int, site: str) -> None:
+        """Have this site's people give up another's upload."""
+        self._site.overrule(run, round_number, site)
 
     def files(self, run: bytes) -> RunFiles:
         """Return what the site keeps about a run."""

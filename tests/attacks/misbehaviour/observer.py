@@ -7,34 +7,34 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
+from coalition import void_note
 from misbehaviour.hospital import Fingerprint, Hospital, Killed, Strike, fingerprint
+from misbehaviour.promises import Promises, Upload, Violation
 from misbehaviour.schedule import SITES
 from misbehaviour.view import Parts, RunView, parsed_update
 
-import clients.rounds
-from clients.ckks import Decryptor, SecretKey
-from clients.keys import EpochKeys
-from protocol.agreement import Agreement, Cohort
+import clients.state_chain
+from clients.ckks import KEY_SEED_BYTES, Decryptor, SecretKey
+from clients.keys import EpochKeys, EpochSecrets
+from clients.run_keys import RunKeys
+from protocol.agreement import FIRST_EPOCH, Agreement, Cohort
 from protocol.envelope import Request, unpack_list
 from protocol.errors import FederationError, ResidualError
 from protocol.handshake import Session
 from protocol.notes import UploadCall
 from protocol.rounds import HEADER_BYTES, UpdateHeader
 from protocol.schedule import digest, expand
+from protocol.state import initial_state
 
 _LOG = {"events.jsonl", ".lock"}
 _AFTER_A_SUM = {"position.safetensors", "pending.safetensors", "upload.bin"}
 _TRIES = "tries.json"
-_SECRET_FILES = ("ephemeral.secret", "epoch.secret")
-
-
-class Violation(AssertionError):  # noqa: N818 - it is no error of the product's
-    """Something that must never happen has happened."""
+_EPOCH, _RUN_KEY = "epoch.secret", "ephemeral.secret"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +59,16 @@ class Handling:
         run: The run that the message names.
         has_released: Whether a sum was released in it.
         has_refused_sum: Whether a sum was checked and found wrong.
+        has_taken_note: Whether a void note was taken.
+        voided: Sites that were given up in the round whose sum is being applied.
     """
 
     site: int
     run: bytes
     has_released: bool = False
     has_refused_sum: bool = False
+    has_taken_note: bool = False
+    voided: Cohort = ()
 
 
 class Observer:
@@ -75,17 +79,29 @@ class Observer:
         hospitals: The sites.
         main: The run before the schedule.
         other: The agreement's other run, before the schedule.
+        first_epochs: Session -> what its sites shared in the first epoch.
 
     Attributes:
         hospitals: The sites.
         refusals: Site -> names of the errors with which it has refused.
         sites_led_apart: How often two sites stood in different states after sums over disjoint cohorts.
+        sites_told_apart: How often they did after they were told of different sites that were given up.
+        promises: What sites have uploaded and given up.
     """
 
-    def __init__(self, agreement: Agreement, hospitals: Sequence[Hospital], main: RunView, other: RunView) -> None:
+    def __init__(
+        self,
+        agreement: Agreement,
+        hospitals: Sequence[Hospital],
+        main: RunView,
+        other: RunView,
+        first_epochs: Mapping[bytes, EpochSecrets],
+    ) -> None:
         self.hospitals = hospitals
         self.refusals: dict[int, list[str]] = defaultdict(list)
         self.sites_led_apart = 0
+        self.sites_told_apart = 0
+        self.promises = Promises(agreement.terms.cohort.tolerated_colluders)
         self._agreement = agreement
         self._handling: list[Handling] = []
         self._prints: list[Fingerprint] = []
@@ -93,17 +109,21 @@ class Observer:
         self._bytes_by_state: dict[tuple[object, ...], str] = {}
         self._model_by_state: dict[bytes, bytes] = {}
         self._positions: dict[tuple[int, bytes], tuple[int, bytes]] = {}
-        self._applied: dict[tuple[int, bytes], dict[int, Cohort]] = defaultdict(dict)
+        self._applied: dict[tuple[int, bytes], dict[int, tuple[Cohort, Cohort]]] = defaultdict(dict)
+        self._first_epochs = dict(first_epochs)
+        self._kept: dict[tuple[int, bytes], tuple[int, frozenset[bytes]]] = {}
         self._tries: Counter[tuple[int, bytes]] = Counter()
         self._sessions: dict[tuple[int, bytes], bytes] = {}
         self._secrets = [self._lasting_secrets(hospital) for hospital in hospitals]
         for view in (main, other):
             for site in range(len(hospitals)):
                 self._note_secrets(site, view.run)
-                self._applied[site, view.run] = {n: cohort for n, (cohort, _) in enumerate(view.chain(site))}
+                self._applied[site, view.run] = {
+                    number: (cohort, ()) for number, (cohort, _) in enumerate(view.chain(site))
+                }
             for (_, cohort), uploads in view.uploads.items():
                 for site, update in uploads.items():
-                    self._note_update(site, update, cohort)
+                    self._note_update(site, view.run, update, cohort)
         for site in range(len(hospitals)):
             self._check_position(site, main.run)
 
@@ -114,6 +134,7 @@ class Observer:
             setattr(other, name, copy(value))
         other._applied = defaultdict(dict, {place: dict(cohorts) for place, cohorts in self._applied.items()})
         other._secrets = [set(secrets) for secrets in self._secrets]
+        other.promises = self.promises.copied()
         other._prints = [dict(of_site) for of_site in prints]
         other.refusals = defaultdict(list)
         return other
@@ -145,7 +166,8 @@ class Observer:
         after = self._prints[site] = fingerprint(hospital.vault.directory)
         if is_refused:
             self._check_refusal(handling, before, after)
-        if request in {Request.ANNOUNCE, Request.ENTRUST, Request.OPEN}:
+        kept = [f"runs/{run.hex()}/{name}" for name in (_RUN_KEY, _EPOCH)]
+        if any(before.get(name) != after.get(name) for name in kept):
             self._note_secrets(site, run)
         if answer is not None:
             self._check_answer(site, request, parts, answer)
@@ -153,6 +175,26 @@ class Observer:
         if after.get(position) != before.get(position):
             self._check_position(site, run)
         return answer
+
+    def overrule(self, site: int, run: bytes, round_number: int, given_up: int) -> None:
+        """Have a site's people give up another's upload."""
+        hospital = self.hospitals[site]
+        try:
+            hospital.overrule(run, round_number, self._agreement.roster[given_up].name)
+        except FederationError as error:
+            self.refusals[site].append(type(error).__name__)
+        else:
+            self.promises.overruled[site, run, round_number].add(given_up)
+        self._prints[site] = fingerprint(hospital.vault.directory)
+
+    def void_note(self, insider: int, run: bytes, round_number: int) -> bytes | None:
+        """Return a note of an insider's that nothing of it has left, made with all that its vault holds."""
+        files, member = self.hospitals[insider].files(run), self.hospitals[insider].membership
+        session = files.session()
+        if session is None or not files.has_epoch():
+            return None
+        keys = RunKeys(member, Session.from_bytes(session, self._agreement, run), files.epoch())
+        return void_note(member, keys, round_number, self._round_state(insider, run))
 
     # what a site's process does, told by the spies
 
@@ -177,12 +219,20 @@ class Observer:
         """Take note that a site has released a sum."""
         handling = self._handling[-1]
         handling.has_released = True
-        self._applied[handling.site, handling.run][round_number] = cohort
+        self._applied[handling.site, handling.run][round_number] = (cohort, handling.voided)
         self._tries[handling.site, handling.run] = 0
 
     def sum_refused(self) -> None:
         """Take note that a site has checked a sum and found it wrong."""
         self._handling[-1].has_refused_sum = True
+
+    def applying(self, voided: Cohort) -> None:
+        """Take note of who was given up in the round whose sum a site is about to check."""
+        self._handling[-1].voided = voided
+
+    def note_taken(self) -> None:
+        """Take note that a site has taken a void note."""
+        self._handling[-1].has_taken_note = True
 
     # invariants
 
@@ -193,28 +243,49 @@ class Observer:
         for session in _sessions_named(request, answer):
             if self._sessions.setdefault((site, parts["run"]), session) != session:
                 raise Violation(f"site {site} answers for two sessions of one run")
+        if request is Request.VOID:
+            self.promises.voided(site, self._round_state(site, parts["run"]).hex())
         if request is Request.UPLOAD:
-            self._note_update(site, answer["update"], UploadCall.from_bytes(parts["call"]).cohort)
+            self._note_update(site, parts["run"], answer["update"], UploadCall.from_bytes(parts["call"]).cohort)
 
-    def _note_update(self, site: int, update: bytes, cohort: Cohort) -> None:
+    def _note_update(self, site: int, run: bytes, update: bytes, cohort: Cohort) -> None:
         sha256 = hashlib.sha256(update).hexdigest()
         if sha256 in self._bytes_by_state.values():
             return
         parsed = parsed_update(update, cohort, self._agreement)
         header = UpdateHeader.from_bytes(update[:HEADER_BYTES])
         self._sent[parsed.proof.seeds] = SentUpdate(header=header, residues=parsed.residues)
-        states = [line["state"] for line in self.hospitals[site].journal() if line["sha256"] == sha256]
-        if len(states) != 1:
-            raise Violation(f"an update of site {site} stands {len(states)} times in its journal")
-        for place in ((site, states[0]), (site, header.session, header.state)):
+        lines = [line for line in self.hospitals[site].journal() if line.get("sha256") == sha256]
+        if len(lines) != 1:
+            raise Violation(f"an update of site {site} stands {len(lines)} times in its journal")
+        for place in ((site, lines[0]["state"]), (site, header.session, header.state)):
             if self._bytes_by_state.setdefault(place, sha256) != sha256:
                 raise Violation(f"two different updates of site {site} have left for one state")
+        upload = Upload(
+            site=site,
+            run=run,
+            round=header.round,
+            round_state=lines[0]["round_state"],
+            state=header.state,
+            cohort=cohort,
+        )
+        self.promises.uploaded(upload, self._given_up(upload))
+
+    def _given_up(self, upload: Upload) -> Cohort:
+        """Return the sites that an update's site takes as given up; before its second update, nobody asks."""
+        if not self.promises.has_uploaded(upload.site, upload.round_state):
+            return ()
+        position = self.hospitals[upload.site].files(upload.run).position()
+        noted = position.voided if position else ()
+        return (*noted, *self.promises.overruled[upload.site, upload.run, upload.round])
 
     def check_journals(self) -> None:
         """Check that no journal has two updates for one state."""
         for site, hospital in enumerate(self.hospitals):
             twice = [
-                state for state, count in Counter(line["state"] for line in hospital.journal()).items() if count > 1
+                state
+                for state, count in Counter(line.get("state") for line in hospital.journal()).items()
+                if state and count > 1
             ]
             if twice:
                 raise Violation(f"the journal of site {site} has two updates for one state")
@@ -222,14 +293,18 @@ class Observer:
     def _check_refusal(self, handling: Handling, before: Fingerprint, after: Fingerprint) -> None:
         site = handling.site
         changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} - _LOG
-        # a message that brings a good sum and then asks for the wrong thing leaves the good sum applied
-        allowed = {_TRIES} | (_AFTER_A_SUM if handling.has_released else set())
+        # what a crash kept a site from doing to its keys it does with any message
+        changed = {name for name in changed if not (name.endswith(_RUN_KEY) and name not in after)}
+        allowed = {_TRIES, _EPOCH}
+        # a message that brings a good sum or note and then asks for the wrong thing leaves what was good applied
+        if handling.has_released or handling.has_taken_note:
+            allowed |= _AFTER_A_SUM
         if any(name.split("/")[-1] not in allowed for name in changed):
             raise Violation(f"site {site} has refused a message, and changed {sorted(changed)}")
         if handling.has_refused_sum:
             place = (site, handling.run)
             self._tries[place] += 1
-            if self._tries[place] > clients.rounds.MAX_TRIES:
+            if self._tries[place] > clients.state_chain.MAX_TRIES:
                 raise Violation(f"site {site} has answered to {self._tries[place]} wrong sums for one round")
 
     def _check_position(self, site: int, run: bytes) -> None:
@@ -246,11 +321,18 @@ class Observer:
                 self._check_led_apart(site, peer, run, number)
 
     def _check_led_apart(self, site: int, peer: int, run: bytes, round_number: int) -> None:
-        """Check that two sites in different states come from disjoint cohorts, which a provider can always name."""
+        """Check that two sites in different states come from disjoint cohorts, or were told of different void notes.
+
+        Both a provider can always do, to sites that it does not want to take part.
+        """
         for number in range(round_number):
-            cohorts = [set(self._applied[place, run].get(number, ())) for place in (site, peer)]
-            if cohorts[0] != cohorts[1]:
-                if cohorts[0] & cohorts[1]:
+            applied = [self._applied[place, run].get(number, ((), ())) for place in (site, peer)]
+            (cohort, voided), (other_cohort, other_voided) = applied
+            if voided != other_voided:
+                self.sites_told_apart += 1
+                return
+            if cohort != other_cohort:
+                if set(cohort) & set(other_cohort):
                     break
                 self.sites_led_apart += 1
                 return
@@ -262,23 +344,26 @@ class Observer:
         if len({update.proof.header.state for update in parsed}) == 1:
             return
         residues = sum(update.residues.astype(np.uint64) for update in parsed) % self._agreement.parameters.modulus
-        for key in self._epoch_keys(parsed[0].proof.header.session):
-            try:
-                DECRYPT(Decryptor(key), residues, [update.proof.seeds for update in parsed])
-            except ResidualError:
-                continue
-            raise Violation(f"the updates of {cohort} were made in different states, and their sum can be read")
+        header = parsed[0].proof.header
+        try:
+            key = self._key(header.session, header.epoch)
+            DECRYPT(Decryptor(key), residues, [update.proof.seeds for update in parsed])
+        except ResidualError:
+            return
+        raise Violation(f"the updates of {cohort} were made in different states, and their sum can be read")
 
     # what the observer knows beside
 
-    def _epoch_keys(self, session: bytes) -> Iterable[SecretKey]:
-        for hospital in self.hospitals:
-            for path in hospital.vault.directory.glob("runs/*/session.bin"):
-                files = hospital.files(bytes.fromhex(path.parent.name))
-                parsed = Session.from_bytes(path.read_bytes(), self._agreement, bytes.fromhex(path.parent.name))
-                if parsed.digest == session and path.with_name("epoch.secret").exists():
-                    yield EpochKeys(files.epoch()[1], self._agreement, session).ckks
-                    return
+    def _key(self, session: bytes, epoch: int) -> SecretKey:
+        secrets = self._first_epochs[session]
+        while secrets.epoch < epoch:
+            secrets = secrets.next()
+        return EpochKeys(secrets.common, self._agreement, session).ckks
+
+    def _round_state(self, site: int, run: bytes) -> bytes:
+        """Return the state that a site's round began in."""
+        position = self.hospitals[site].files(run).position()
+        return position.state if position else initial_state(self._agreement.digest)
 
     def _lasting_secrets(self, hospital: Hospital) -> set[bytes]:
         member = hospital.membership
@@ -286,12 +371,27 @@ class Observer:
         return {identity[:32], identity[32:], member.consortium_secret.reveal()}
 
     def _note_secrets(self, site: int, run: bytes) -> None:
-        directory = self.hospitals[site].vault.directory / "runs" / run.hex()
-        for name in _SECRET_FILES:
-            if (directory / name).exists():
-                secret = (directory / name).read_bytes()[-32:]
-                if secret not in self._secrets[site]:
-                    self._secrets[site] |= {secret, expand(secret, "group"), expand(secret, "ckks", length=64)}
+        """Learn the secrets of a site's run, and check that it has deleted those of epochs that are over."""
+        hospital, files = self.hospitals[site], self.hospitals[site].files(run)
+        if files.has_ephemeral():
+            self._secrets[site].add(files.ephemeral().private_bytes_raw())
+        session = files.session()
+        if session is None or not files.has_epoch():
+            return
+        secrets = files.epoch()
+        if secrets.epoch == FIRST_EPOCH:
+            self._first_epochs.setdefault(Session.from_bytes(session, self._agreement, run).digest, secrets)
+        seed = secrets.common.reveal()
+        kept = {seed, *(secret.reveal() for secret in secrets.pairs.values())}
+        self._secrets[site] |= kept | {expand(seed, "group"), expand(seed, "ckks", length=KEY_SEED_BYTES)}
+        epoch, before = self._kept.get((site, run), (0, frozenset()))
+        self._kept[site, run] = (secrets.epoch, frozenset(kept))
+        if secrets.epoch == epoch:
+            return
+        directory = hospital.vault.directory / "runs" / run.hex()
+        on_disk = b"".join(path.read_bytes() for path in directory.iterdir() if path.is_file())
+        if any(secret in on_disk for secret in before):
+            raise Violation(f"site {site} still has the secrets of an epoch that is over")
 
 
 DECRYPT = Decryptor.decrypt
@@ -303,8 +403,8 @@ def _sessions_named(request: Request, answer: Parts) -> list[bytes]:
     match request:
         case Request.ENTRUST:
             return [secret[44:76] for secret in unpack_list(answer["secrets"], limit=SITES)]
-        case Request.PREPARE | Request.CLOSE:
-            return [answer["note"][48:80]]
+        case Request.PREPARE | Request.VOID | Request.CLOSE:
+            return [answer["note"][64:96]]
         case Request.UPLOAD:
             return [UpdateHeader.from_bytes(answer["update"][:HEADER_BYTES]).session]
         case _:

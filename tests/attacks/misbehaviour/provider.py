@@ -24,6 +24,7 @@ from protocol.handshake import RUN_BYTES
 from protocol.notes import UploadCall
 
 OFTEN = 8
+NOTE_BYTES = 192
 _STEPS = 24  # of a vault, in one message
 _OPENING = (Request.ANNOUNCE, Request.ENTRUST, Request.OPEN)
 
@@ -47,27 +48,34 @@ class Provider:
         main: What is known of the run.
         other: What is known of another run of the same agreement.
         archive: Part name -> bytes of other consortia and runs, to be mixed in.
+        insider: A site whose keys it has; it signs void notes with them.
     """
 
     def __init__(
-        self, agreement: Agreement, observer: Observer, main: RunView, other: RunView, archive: dict[str, list[bytes]]
+        self,
+        agreement: Agreement,
+        observer: Observer,
+        main: RunView,
+        other: RunView,
+        archive: dict[str, list[bytes]],
+        insider: int | None,
     ) -> None:
         self.main = main
         self._agreement = agreement
         self._observer = observer
         self._other = other
+        self._insider = insider
         self._archive = defaultdict(list, {name: list(values) for name, values in archive.items()})
         self._letters: list[Letter] = []
 
     def carry_out(self, operation: Operation) -> None:
         """Do one operation of a schedule."""
-        rng = random.Random(operation.seed)
         sites = range(SITES) if operation.site == EVERYONE else [operation.site]
         for site in sites:
             view = self._other if operation.other_run else self.main
             request, to = (operation.request, site) if operation.request else view.next_step(site)
             letter = self._write(view, to, request)
-            _ACTIONS[operation.fault](self, letter, rng)
+            _ACTIONS[operation.fault](self, letter, random.Random(operation.seed))
 
     def _write(self, view: RunView, site: int, request: Request, parts: Parts | None = None) -> Letter:
         letter = Letter(
@@ -82,11 +90,15 @@ class Provider:
         answer = self._observer.deliver(letter.site, letter.request, letter.parts, strike)
         if answer is None or not is_heard or letter.parts["run"] != letter.view.run:
             return
-        known = set(letter.view.sums)
         letter.view.learn(letter.request, letter.site, letter.parts, answer)
-        for place in letter.view.sums.keys() - known:
-            self._observer.check_mixture(letter.view.uploads[place].values(), place[1])
-            self._archive["aggregate"].append(letter.view.sums[place])
+        if letter.request is Request.UPLOAD:
+            call = UploadCall.from_bytes(letter.parts["call"])
+            uploads = letter.view.uploads[call.round, call.cohort]
+            if len(uploads) == len(call.cohort):
+                self._observer.check_mixture(uploads.values(), call.cohort)
+                self._archive["aggregate"].append(added(list(uploads.values()), call.cohort, self._agreement))
+        if letter.request is Request.VOID:
+            self._archive["aggregate"].append(answer["note"])
         if letter.request is Request.ENTRUST:
             self._archive["secret"] += letter.view.secrets.values()
 
@@ -94,6 +106,11 @@ class Provider:
         """Ask honestly for the next step of a site, or of the one that it waits for."""
         request, to = self.main.next_step(site)
         self._send(self._write(self.main, to, request))
+
+    def send_void(self, site: int, round_number: int) -> None:
+        """Ask a site honestly to give its upload for a round up."""
+        parts = {"run": self.main.run, "round": ROUND_NUMBER.pack(round_number)}
+        self._send(self._write(self.main, site, Request.VOID, parts))
 
     def _honest(self, letter: Letter, rng: random.Random) -> None:
         self._send(letter)
@@ -134,7 +151,7 @@ class Provider:
             known = [renumbered(data, number, self._agreement) for data in letter.view.sums.values()]
         aggregates = pack_list(known[-1:] or self._archive["aggregate"][-1:])
         for _ in range(OFTEN):
-            wrong = altered({"aggregates": aggregates}, self._agreement, self._archive, rng)
+            wrong = altered({"history": aggregates}, self._agreement, self._archive, rng)
             parts = {"run": letter.view.run, "round": ROUND_NUMBER.pack(number + 1), **wrong}
             self._send(self._write(letter.view, letter.site, Request.PREPARE, parts))
 
@@ -162,12 +179,16 @@ class Provider:
                 if letter.request is Request.OPEN:
                     story["secret"] = rng.choice([*view.secrets.values(), *self._archive["secret"], b""])
                 return story
+            case Request.VOID:
+                number = view.prepared.get(letter.site, 0) + rng.choice([-1, 1])
+                return {"round": ROUND_NUMBER.pack(max(0, number))}
             case Request.UPLOAD:
                 number = len(view.chain(letter.site)) + rng.choice([0, 0, 0, 0, -1, 1])
                 return {"call": UploadCall(round=max(0, number), cohort=_some_sites(rng)).to_bytes()}
             case _:
                 sums = [*view.sums.values(), *self._partial_sums(view, rng), *self._archive["aggregate"][-2:]]
-                return {"aggregates": pack_list(rng.sample(sums, min(len(sums), rng.choice([0, 1, 1, 2]))))}
+                sums += [note for notes in view.given_up.values() for note in notes.values() if note is not None]
+                return {"history": pack_list(rng.sample(sums, min(len(sums), rng.choice([0, 1, 1, 2]))))}
 
     def _partial_sums(self, view: RunView, rng: random.Random) -> list[bytes]:
         """Return a sum of some of the updates that came for one cohort."""
@@ -182,6 +203,63 @@ class Provider:
         half: Cohort = tuple(range(middle)) if letter.site < middle else tuple(range(middle, SITES))
         parts = {"run": letter.view.run, "call": UploadCall(round=number, cohort=half).to_bytes()}
         self._send(self._write(letter.view, letter.site, Request.UPLOAD, parts))
+
+    def _give_up(self, letter: Letter, rng: random.Random) -> None:
+        self._send(self._write(letter.view, letter.site, Request.VOID))
+        self._tell(letter.view, letter.view.prepared.get(letter.site, 0), rng)
+
+    def _falsely_give_up(self, letter: Letter, rng: random.Random) -> None:
+        view = letter.view
+        number = max(0, view.prepared.get(letter.site, 0) + rng.choice([0, 0, 0, 0, -1, 1]))
+        of_insider = self._insider is not None and self._observer.void_note(self._insider, view.run, number)
+        if of_insider and rng.random() < 0.5:
+            view.given_up.setdefault(number, {})[self._insider] = of_insider
+            self._archive["aggregate"].append(of_insider)
+            self._tell(view, number, rng)
+            return
+        notes = [note for notes in view.given_up.values() for note in notes.values() if note is not None]
+        note = bytearray(rng.choice([*notes, of_insider or bytes(NOTE_BYTES)]))
+        told = range(SITES)
+        if rng.random() < 0.6:  # in the name of a site that has signed nothing
+            note[6:8] = letter.site.to_bytes(2, "little")
+            view.given_up.setdefault(number, {}).setdefault(letter.site, None)
+        else:  # of another kind, round, session or state, or with another signature
+            place, count = rng.choice([(4, 2), (12, 4), (16, 16), (64, 32), (96, 32), (128, 64)])
+            note[place : place + count] = rng.choice([rng.randbytes(count), rng.randrange(4).to_bytes(count, "little")])
+            told = [letter.site]
+        for site in told:
+            parts = {"run": view.run, "round": ROUND_NUMBER.pack(number), "history": pack_list([bytes(note)])}
+            self._send(self._write(view, site, Request.PREPARE, parts))
+
+    def _overrule(self, letter: Letter, rng: random.Random) -> None:
+        view, deciding = letter.view, [site for site in range(SITES) if site != letter.site]
+        if rng.random() < 0.3:
+            deciding = rng.sample(deciding, rng.randint(1, len(deciding)))
+        for site in deciding:
+            number = view.prepared.get(site, 0)
+            self._observer.overrule(site, view.run, number, letter.site)
+            view.given_up.setdefault(number, {}).setdefault(letter.site, None)
+
+    def _regroup(self, letter: Letter, rng: random.Random) -> None:
+        """Call for a cohort that is the same for all sites if their seed is."""
+        view = letter.view
+        number = max(view.prepared.values(), default=0)
+        without = set(view.given_up.get(number, {}))
+        if rng.random() < 0.4:
+            without.add(rng.randrange(SITES))
+        if rng.random() < 0.3:
+            without.discard(rng.randrange(SITES))
+        cohort = tuple(site for site in range(SITES) if site not in without)
+        parts = {"run": view.run, "call": UploadCall(round=number, cohort=cohort).to_bytes()}
+        self._send(self._write(view, letter.site, Request.UPLOAD, parts))
+
+    def _tell(self, view: RunView, number: int, rng: random.Random) -> None:
+        """Bring all void notes of a round to all other sites, or to some of them."""
+        notes = [note for note in view.given_up.get(number, {}).values() if note is not None]
+        told = list(range(SITES)) if rng.random() < 0.6 else rng.sample(range(SITES), rng.randint(0, SITES))
+        for site in told if notes else ():
+            parts = {"run": view.run, "round": ROUND_NUMBER.pack(number), "history": pack_list(notes)}
+            self._send(self._write(view, site, Request.PREPARE, parts))
 
     def _restart(self, letter: Letter, rng: random.Random) -> None:
         self._observer.hospitals[letter.site].restart()
@@ -230,6 +308,10 @@ _ACTIONS: dict[Fault, Callable[[Provider, Letter, random.Random], None]] = {
     Fault.RESTARTED: Provider._restart,
     Fault.KILLED: Provider._kill,
     Fault.INTERLEAVED: Provider._interleave,
+    Fault.GIVEN_UP: Provider._give_up,
+    Fault.FALSELY_GIVEN_UP: Provider._falsely_give_up,
+    Fault.OVERRULED: Provider._overrule,
+    Fault.REGROUPED: Provider._regroup,
 }
 
 

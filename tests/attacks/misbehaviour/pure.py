@@ -14,13 +14,14 @@ import os
 from functools import lru_cache
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+import clients.opening
 from clients.ckks import SecretKey
 from clients.identity import Identity
-from clients.keys import PairKeys
 from clients.secret import SecretBytes
 from protocol.agreement import Agreement, SiteCard
-from protocol.handshake import RunCard, Session
+from protocol.handshake import Session
 from protocol.parameters import CkksParameters
 
 _LIMIT = 4096
@@ -31,7 +32,7 @@ def remember(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "fsync", lambda descriptor: None)
     patch.setattr(SiteCard, "verify", _remembering_verify())
     patch.setattr(SecretKey, "from_seed", _remembering_from_seed())
-    patch.setattr(PairKeys, "_agree", _remembering_agree())
+    patch.setattr(clients.opening, "agree_pairs", _remembering_agree())
     patch.setattr(Session, "from_bytes", _remembering_session())
 
 
@@ -69,14 +70,16 @@ def _remembering_session():
 
 
 def _remembering_agree():
-    agree = PairKeys._agree
-    known: dict[tuple[bytes, ...], SecretBytes] = {}
+    agree_pairs = clients.opening.agree_pairs
+    known: dict[tuple[bytes, ...], dict[int, SecretBytes]] = {}
 
-    def once(keys: PairKeys, card: RunCard, identity: Identity, ephemeral, consortium_secret: SecretBytes):
+    def once(*, session: Session, identity: Identity, ephemeral: X25519PrivateKey, consortium_secret, **place):
         secrets = (identity.to_secret().reveal(), ephemeral.private_bytes_raw(), consortium_secret.reveal())
-        place = (card.to_bytes(), *secrets)
-        if place not in known:
-            known[place] = agree(keys, card, identity, ephemeral, consortium_secret)
-        return known[place]
+        key = (session.to_bytes(), *secrets)
+        if key not in known:
+            known[key] = agree_pairs(
+                session=session, identity=identity, ephemeral=ephemeral, consortium_secret=consortium_secret, **place
+            )
+        return known[key]
 
     return once

@@ -18,15 +18,16 @@ from misbehaviour.schedule import SITES, Stage
 from misbehaviour.view import RunView
 
 from clients.code import code_digest
-from clients.identity import Identity
-from clients.membership import Membership
+from clients.enrolment import enrol
+from clients.keys import EpochSecrets
+from clients.membership import commitment, pin
 from clients.secret import SecretBytes
 from clients.vault import Vault
 from protocol.agreement import Agreement, SiteId
 from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
-from protocol.handshake import RUN_BYTES
+from protocol.handshake import RUN_BYTES, Session
 from protocol.schedule import KEY_BYTES
-from protocol.terms import CohortTerms, Terms, TrainingTerms
+from protocol.terms import CohortTerms, CryptoTerms, Terms, TrainingTerms
 
 
 class KeptVault:
@@ -81,13 +82,14 @@ class Start:
         return self.observer.starting_from([vault.prints for vault in self.vaults])
 
 
-def make_starts(directory: Path, smallest_cohort: int) -> dict[Stage, Start]:
+def make_starts(directory: Path, smallest_cohort: int, epoch_rounds: int) -> dict[Stage, Start]:
     """Found a consortium and go honestly from stage to stage, keeping the vaults at each."""
     honest = directory / "honest"
-    agreement = _found(honest, smallest_cohort)
+    agreement = _found(honest, smallest_cohort, epoch_rounds)
     hospitals = _hospitals(honest, agreement)
     other, main = (RunView(agreement=agreement, run=os.urandom(RUN_BYTES)) for _ in range(2))
     starts = {}
+    first_epochs: dict[bytes, EpochSecrets] = {}
 
     def keep(stage: Stage) -> None:
         apart = directory / stage.name
@@ -96,12 +98,17 @@ def make_starts(directory: Path, smallest_cohort: int) -> dict[Stage, Start]:
             vaults=[KeptVault(apart / card.name) for card in agreement.roster],
             main=main.copied(),
             other=other.copied(),
-            observer=Observer(agreement, _hospitals(apart, agreement), main, other),
+            observer=Observer(agreement, _hospitals(apart, agreement), main, other, first_epochs),
         )
 
-    _go(hospitals, other, lambda: len(other.opened) == SITES - 1)
+    def open_run(view: RunView) -> None:
+        _go(hospitals, view, lambda: len(view.opened) == SITES - 1)
+        session = Session.from_bytes(view.session, agreement, view.run)
+        first_epochs[session.digest] = hospitals[session.steward].files(view.run).epoch()
+
+    open_run(other)
     keep(Stage.FOUNDED)
-    _go(hospitals, main, lambda: len(main.opened) == SITES - 1)
+    open_run(main)
     keep(Stage.OPENED)
     for number, stage in enumerate((Stage.PREPARED, Stage.STARTED, Stage.LAST)):
         _go(hospitals, main, lambda number=number: list(main.prepared.values()).count(number) == SITES)
@@ -109,11 +116,12 @@ def make_starts(directory: Path, smallest_cohort: int) -> dict[Stage, Start]:
     return starts
 
 
-def _found(directory: Path, smallest_cohort: int) -> Agreement:
+def _found(directory: Path, smallest_cohort: int, epoch_rounds: int) -> Agreement:
     """Give four hospitals their vaults below a directory; return their agreement."""
-    identities = [Identity.generate() for _ in range(SITES)]
+    vaults = {name: Vault(directory / name) for name in (SiteId(f"hospital-{site}") for site in range(SITES))}
+    consortium_secret = SecretBytes(os.urandom(KEY_BYTES))
     agreement = Agreement(
-        roster=tuple(identity.card(SiteId(f"hospital-{site}")) for site, identity in enumerate(identities)),
+        roster=tuple(enrol(vault, name).card for name, vault in vaults.items()),
         terms=Terms(
             data=DataTerms(
                 name="tiny",
@@ -121,14 +129,14 @@ def _found(directory: Path, smallest_cohort: int) -> Agreement:
                 label=LabelTerms(name="ill"),
             ),
             training=TrainingTerms(rounds=1),
+            crypto=CryptoTerms(epoch_rounds=epoch_rounds),
             cohort=CohortTerms(tolerated_colluders=smallest_cohort - 2, smallest_cohort=smallest_cohort),
         ),
         code_digest=code_digest(),
+        secret_digest=commitment(consortium_secret),
     )
-    consortium_secret = SecretBytes(os.urandom(KEY_BYTES))
-    for card, identity in zip(agreement.roster, identities, strict=True):
-        vault = Vault(directory / card.name)
-        Membership.pin(vault, agreement=agreement, identity=identity, consortium_secret=consortium_secret)
+    for vault in vaults.values():
+        pin(vault, agreement=agreement, consortium_secret=consortium_secret)
     return agreement
 
 

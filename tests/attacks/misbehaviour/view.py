@@ -37,8 +37,11 @@ class RunView:
         opened: Sites that have said that they share the run's keys.
         prepared: Site -> the round it last said to be ready for.
         cohorts: Round -> the cohort that it has fixed, if not the usual one.
-        uploads: (round, cohort) -> site -> update.
-        sums: (round, cohort) -> their sum, once complete.
+        given_up: Round -> site -> the void note that says so; None for a site that people have overruled.
+        states: Site -> what it has said of the state that it uploads in.
+        told: Site -> the sites that it takes as given up in the round it prepared last.
+        uploads: (round, cohort) -> site -> its last update.
+        sums: (round, cohort) -> their sum, once complete and of one state.
         closed: Sites that have closed the run.
     """
 
@@ -50,6 +53,9 @@ class RunView:
     opened: set[int] = field(default_factory=set)
     prepared: dict[int, int] = field(default_factory=dict)
     cohorts: dict[int, Cohort] = field(default_factory=dict)
+    given_up: dict[int, dict[int, bytes | None]] = field(default_factory=dict)
+    states: dict[int, bytes] = field(default_factory=dict)
+    told: dict[int, Cohort] = field(default_factory=dict)
     uploads: dict[tuple[int, Cohort], dict[int, bytes]] = field(default_factory=dict)
     sums: dict[tuple[int, Cohort], bytes] = field(default_factory=dict)
     closed: set[int] = field(default_factory=set)
@@ -63,6 +69,9 @@ class RunView:
             opened=set(self.opened),
             prepared=dict(self.prepared),
             cohorts=dict(self.cohorts),
+            given_up={number: dict(notes) for number, notes in self.given_up.items()},
+            states=dict(self.states),
+            told=dict(self.told),
             uploads={place: dict(updates) for place, updates in self.uploads.items()},
             sums=dict(self.sums),
             closed=set(self.closed),
@@ -82,9 +91,18 @@ class RunView:
         return chain
 
     def cohort(self, site: int) -> Cohort:
-        """Return the cohort of a site's next round: once it is known, that of the statistics sum."""
+        """Return the cohort of a site's next round: once it is known, that of the statistics sum; less who gave up."""
         chain = self.chain(site)
-        return self.cohorts.get(len(chain)) or (chain[0][0] if chain else self.sites)
+        cohort = self.cohorts.get(len(chain)) or (chain[0][0] if chain else self.sites)
+        return tuple(other for other in cohort if other not in self.given_up.get(len(chain), {}))
+
+    def history(self, site: int) -> list[bytes]:
+        """Return what a site is to be told, as far as it has not said that it knows it: void notes and sums."""
+        chain, steps = self.chain(site), []
+        for number in range(self.prepared.get(site, 0), len(chain) + 1):
+            steps += [note for note in self.given_up.get(number, {}).values() if note is not None]
+            steps += [data for _, data in chain[number : number + 1]]
+        return steps
 
     def next_step(self, site: int) -> tuple[Request, int]:
         """Return what is to be asked next, of this site or of the one that it waits for."""
@@ -102,28 +120,39 @@ class RunView:
     def _next_step_of_round(self, site: int, number: int) -> tuple[Request, int]:
         if number > self.agreement.last_round:
             return Request.CLOSE, site
-        if self.prepared.get(site) != number:
+        if not self._is_ready(site, number):
             return Request.PREPARE, site
         cohort = self.cohort(site)
-        behind = [other for other in cohort if self.prepared.get(other, -1) < number]
+        behind = [
+            other for other in cohort if self.prepared.get(other, -1) <= number and not self._is_ready(other, number)
+        ]
         if behind:
-            return self.next_step(behind[0])
+            return (Request.PREPARE, behind[0]) if behind[0] in self.prepared else self.next_step(behind[0])
         uploads = self.uploads.get((number, cohort), {})
-        silent = [other for other in (site, *cohort) if other in cohort and other not in uploads]
+        silent = [
+            other
+            for other in (site, *cohort)
+            if other in cohort and (other not in uploads or header_of(uploads[other]).state != self.states[other])
+        ]
         return (Request.UPLOAD, silent[0]) if silent else (Request.PREPARE, site)
+
+    def _is_ready(self, site: int, number: int) -> bool:
+        notes = [other for other, note in self.given_up.get(number, {}).items() if note is not None]
+        return self.prepared.get(site) == number and set(notes) <= set(self.told[site])
 
     def message(self, request: Request, site: int) -> Parts:
         """Return the request as an honest provider would make it, as far as this one knows the parts."""
         session = self.session or b"".join(card for _, card in sorted(self.cards.items()))
-        chain = [data for _, data in self.chain(site)]
-        unconfirmed = pack_list(chain[self.prepared.get(site, 0) :])
+        number = len(self.chain(site))
+        unconfirmed = pack_list(self.history(site))
         content: Mapping[Request, Parts] = {
             Request.ANNOUNCE: {},
             Request.ENTRUST: {"session": session},
             Request.OPEN: {"session": session, "secret": self.secrets.get((session, site), b"")},
-            Request.PREPARE: {"round": ROUND_NUMBER.pack(len(chain)), "aggregates": unconfirmed},
-            Request.UPLOAD: {"call": UploadCall(round=len(chain), cohort=self.cohort(site)).to_bytes()},
-            Request.CLOSE: {"aggregates": unconfirmed},
+            Request.PREPARE: {"round": ROUND_NUMBER.pack(number), "history": unconfirmed},
+            Request.UPLOAD: {"call": UploadCall(round=number, cohort=self.cohort(site)).to_bytes()},
+            Request.VOID: {"round": ROUND_NUMBER.pack(self.prepared.get(site, 0))},
+            Request.CLOSE: {"history": unconfirmed},
         }
         return {"run": self.run, **content[request]}
 
@@ -140,6 +169,10 @@ class RunView:
                 self.opened.add(site)
             case Request.PREPARE:
                 (self.prepared[site],) = ROUND_NUMBER.unpack(parts["round"])
+                self.told[site], self.states[site] = voided_in(answer["note"]), answer["note"][96:128]
+            case Request.VOID:
+                (number,) = ROUND_NUMBER.unpack(parts["round"])
+                self.given_up.setdefault(number, {})[site] = answer["note"]
             case Request.UPLOAD:
                 self._take_update(UploadCall.from_bytes(parts["call"]), site, answer["update"])
             case Request.CLOSE:
@@ -148,8 +181,19 @@ class RunView:
     def _take_update(self, call: UploadCall, site: int, update: bytes) -> None:
         uploads = self.uploads.setdefault((call.round, call.cohort), {})
         uploads[site] = update
-        if len(uploads) == len(call.cohort):
+        if len(uploads) == len(call.cohort) and len({header_of(update).state for update in uploads.values()}) == 1:
             self.sums[call.round, call.cohort] = added(list(uploads.values()), call.cohort, self.agreement)
+
+
+def header_of(update: bytes) -> UpdateHeader:
+    """Return an update's header."""
+    return UpdateHeader.from_bytes(update[:HEADER_BYTES])
+
+
+def voided_in(note: bytes) -> Cohort:
+    """Return the sites that a note takes as given up; its place in the wire format."""
+    bits = int.from_bytes(note[16:32], "little")
+    return tuple(site for site in range(SITES) if bits >> site & 1)
 
 
 @lru_cache(maxsize=512)
@@ -179,7 +223,7 @@ def added(updates: Sequence[bytes], cohort: Cohort, agreement: Agreement) -> byt
 
 
 def _terms_of(update: bytes, cohort: Cohort, agreement: Agreement) -> RoundTerms:
-    header = UpdateHeader.from_bytes(update[:HEADER_BYTES])
+    header = header_of(update)
     return RoundTerms(
         agreement=agreement,
         session=header.session,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from clients.embedding import CanonicalEmbedding, canonical_embedding
+from protocol.embedding import CanonicalEmbedding, canonical_embedding
 
 
 def values_at_the_roots(coefficients):

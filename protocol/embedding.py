@@ -7,7 +7,7 @@ polynomial at the roots here, hand the slots to SEAL's encoder, and it finds exa
 Source: Cheon, Kim, Kim, Song, Homomorphic Encryption for Arithmetic of Approximate Numbers (2017), section 2.2. Folding
 X^(N/2) to i gives all values from one transform of half the length.
 
-Trust: runs at the site, on plaintext.
+Trust: runs where the plaintext is: records at the hospital, random masks at the service.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CanonicalEmbedding:
         )
         self._half = half
 
-    def slots(self, coefficients: npt.NDArray[np.int64]) -> Slots:
+    def slots(self, coefficients: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Slots:
         """Evaluate polynomials at SEAL's slot roots.
 
         Args:

@@ -1,0 +1,306 @@
+"""Talk to the prediction service: queries and keys up, encrypted scores down; never a score.
+
+Every request is signed by the client's identity, and a repeated one anew. What comes back is bounded before it is in
+memory; of a refusal a person reads the service's title, if it is one line of text, and nothing else.
+
+Trust: runs at the client. What it is given to send is encrypted or public; no method takes records or scores.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn, Self, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+
+from clients.enrolment import read_card
+from clients.identity import Identity
+from clients.prediction.signing import sign_request
+from clients.vault import Vault
+from protocol.errors import ConfigurationError, MalformedError, SecretMaterialError, ServiceError
+from protocol.prediction.description import MAX_DESCRIPTION_BYTES, ModelDescription, check_model_name
+from protocol.prediction.messages import key_id
+from protocol.prediction.publication import Publication
+from protocol.prediction.signed_requests import BINARY
+
+MAX_ANSWER_BYTES: Final = 1 << 20
+"""Of a prediction; the longest there is has six polynomials of 8192 residues below two primes, 590 kB."""
+
+MAX_LIST_BYTES: Final = 1 << 20
+MAX_PROBLEM_BYTES: Final = 8 << 10
+
+_ATTEMPTS: Final = 5
+_LONGEST_WAIT_SECONDS: Final = 30.0  # a budget that is used up comes back the next day: nobody waits for that
+_CONNECT_SECONDS, _PAUSE_SECONDS, _ANSWER_SECONDS = 10.0, 60.0, 180.0
+_List = TypeVar("_List")
+_TITLE = re.compile(r"[ -~]{1,200}")
+_CAUSE = re.compile(r"urn:cipherward:problem:([a-z-]{1,40})")
+_RETRY_AFTER = re.compile(r"[0-9]{1,6}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedModel:
+    """A model that the client may use.
+
+    Attributes:
+        name: Its name.
+        digest: Of its description, hex.
+        form: "plain" or "encrypted".
+        owner: Who published it; empty for the provider.
+    """
+
+    name: str
+    digest: str
+    form: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ModelList:
+    models: tuple[ListedModel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KeyList:
+    keys: tuple[str, ...]
+
+
+class PredictionService:
+    """A prediction service, as one of its clients sees it; may be used by several threads.
+
+    Args:
+        address: HOST:PORT.
+        authority: PEM file of the authority of its certificate; None for the machine's own ones.
+        identity: The client's, which signs.
+        name: The client's name, as on its card.
+
+    Raises:
+        ConfigurationError: The address or the file is none.
+    """
+
+    def __init__(self, address: str, authority: Path | None, identity: Identity, name: str) -> None:
+        self.name = name
+        self._address = address
+        self._identity = identity
+        host = address.removeprefix("https://")
+        if not host or "/" in host:
+            raise ConfigurationError(f"{address!r} is no HOST:PORT")
+        try:
+            self._http = httpx.Client(
+                base_url=f"https://{host}",
+                verify=_context(authority),
+                follow_redirects=False,
+                headers={"accept-encoding": "identity"},  # a compressed answer could be of any size
+                timeout=httpx.Timeout(_PAUSE_SECONDS, connect=_CONNECT_SECONDS),
+            )
+        except httpx.InvalidURL:
+            raise ConfigurationError(f"{address!r} is no HOST:PORT") from None
+
+    @classmethod
+    def from_vault(cls, vault: Vault, identity: Identity, address: str, authority: Path | None) -> Self:
+        """Return the service for an enrolled client.
+
+        Raises:
+            ConfigurationError: The vault has no card, or the address or the authority's file is none.
+        """
+        return cls(address, authority, identity, read_card(vault).card.name)
+
+    def models(self) -> tuple[ListedModel, ...]:
+        """Return the models that the client may use."""
+        return _parsed(self._get("/v1/models", MAX_LIST_BYTES), _MODEL_LIST).models
+
+    def describe(self, name: str) -> ModelDescription:
+        """Return a model's description.
+
+        Raises:
+            MalformedError: The service gave none, or another model's.
+        """
+        check_model_name(name)
+        description = ModelDescription.from_bytes(self._get(f"/v1/models/{name}", MAX_DESCRIPTION_BYTES))
+        if description.name != name:
+            raise MalformedError("model description", expected="that of the model asked for", got="another")
+        return description
+
+    def registered_keys(self) -> tuple[str, ...]:
+        """Return the ids of the client's public keys, hex."""
+        return _parsed(self._get("/v1/keys", MAX_LIST_BYTES), _KEY_LIST).keys
+
+    def register_key(self, public_key: bytes) -> None:
+        """Register a public key; once more makes no difference."""
+        self._send("PUT", f"/v1/keys/{key_id(public_key).hex()}", public_key)
+
+    def delete_key(self, identifier: bytes) -> None:
+        """Have the service forget a public key, given by its id."""
+        self._send("DELETE", f"/v1/keys/{identifier.hex()}")
+
+    def publish(self, description: ModelDescription, weights: bytes, allowed: Iterable[str] = ()) -> None:
+        """Publish an encrypted model.
+
+        Args:
+            description: Of the model.
+            weights: The encrypted weights, as a message.
+            allowed: Names of clients that may use it beside its owner.
+        """
+        publication = Publication(description=description, allowed=tuple(allowed), weights=weights)
+        self._send("PUT", f"/v1/models/{description.name}", publication.to_bytes())
+
+    def withdraw(self, name: str) -> None:
+        """Delete a model of the client's own from the service."""
+        check_model_name(name)
+        self._send("DELETE", f"/v1/models/{name}")
+
+    def predict(self, name: str, query: bytes) -> bytes:
+        """Have a query answered.
+
+        Args:
+            name: The model's.
+            query: Encrypted records, as a message.
+
+        Returns:
+            Encrypted scores, as a message that has not been checked.
+        """
+        check_model_name(name)
+        return self._send("POST", f"/v1/models/{name}/predictions", query, most=MAX_ANSWER_BYTES)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"PredictionService({self._address}, as {self.name})"
+
+    def __reduce__(self) -> NoReturn:
+        raise SecretMaterialError("a client of the prediction service holds its identity, which must not leave")
+
+    def _get(self, path: str, most: int) -> bytes:
+        return self._send("GET", path, most=most)
+
+    def _send(self, method: str, path: str, body: bytes | None = None, *, most: int = MAX_PROBLEM_BYTES) -> bytes:
+        retrying = Retrying(
+            retry=retry_if_exception_type(_AgainError), stop=stop_after_attempt(_ATTEMPTS), wait=_wait, reraise=True
+        )
+        try:
+            return retrying(self._send_once, method, path, body, most)
+        except _AgainError as last:
+            raise last.error from None
+
+    def _send_once(self, method: str, path: str, body: bytes | None, most: int) -> bytes:
+        headers = {} if body is None else {"content-type": BINARY}
+        request = self._http.build_request(method, path, content=body, headers=headers)
+        sign_request(request, self._identity, self.name, body)
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        try:
+            answer = self._http.send(request, stream=True)
+            try:
+                if not answer.is_success:
+                    raise _problem(answer, _bounded(answer, MAX_PROBLEM_BYTES, deadline))
+                return _bounded(answer, most, deadline)
+            finally:
+                answer.close()
+        except httpx.HTTPError as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: httpx.HTTPError) -> Exception:
+        certificate = _certificate_error(error)
+        if certificate:
+            return ServiceError(
+                f"{self._address} is not the one that the authority vouches for: {certificate}; ask its people for the "
+                "right address and --ca file"
+            )
+        kind = type(error).__name__
+        return _AgainError(ServiceError(f"{self._address} does not answer ({kind}): is it running, and reachable?"))
+
+
+class _AgainError(Exception):
+    """What may go better at another try."""
+
+    def __init__(self, error: ServiceError, seconds: float | None = None) -> None:
+        self.error = error
+        self.seconds = seconds
+        super().__init__(str(error))
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _AgainError) and error.seconds is not None:
+        return error.seconds
+    return float(min(2 ** (state.attempt_number - 2), _LONGEST_WAIT_SECONDS))
+
+
+def _bounded(answer: httpx.Response, most: int, deadline: float) -> bytes:
+    """Read an answer's body of `most` bytes at most, before a time of the monotonic clock."""
+    parts, length = [], 0
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise ServiceError("it sent a compressed answer, which it was asked not to do", status=answer.status_code)
+    for part in answer.iter_raw():
+        length += len(part)
+        if length > most:
+            raise ServiceError(f"its answer is longer than {most} bytes", status=answer.status_code)
+        if time.monotonic() > deadline:
+            raise ServiceError("its answer did not come to an end in time", status=answer.status_code)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _problem(answer: httpx.Response, body: bytes) -> Exception:
+    """Return the error that stands for a refusal, whatever its body is."""
+    status, title, cause = answer.status_code, "it refused, and gave no reason that can be shown", ""
+    if answer.is_redirect:
+        return ServiceError("it sends on to another address, which is not followed", status=status)
+    try:
+        problem = json.loads(body)
+        if _TITLE.fullmatch(problem["title"]):
+            title = problem["title"]
+        found = _CAUSE.fullmatch(problem["type"])
+        cause = found[1] if found else ""
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass  # the fixed text says enough
+    error = ServiceError(title, status=status, cause=cause)
+    if cause == "bad-signature":
+        error.add_note("Its provider has not admitted this vault's card.json, or no more: `cipherward service admit`.")
+    if status not in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
+        return error
+    after = answer.headers.get("retry-after", "")
+    seconds = float(after) if _RETRY_AFTER.fullmatch(after) else None
+    return error if seconds is not None and seconds > _LONGEST_WAIT_SECONDS else _AgainError(error, seconds)
+
+
+def _certificate_error(error: BaseException | None) -> str:
+    """Return why a certificate was refused, empty if it was not that."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _context(authority: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except (OSError, ssl.SSLError):  # the latter is raised of a file that holds no certificate
+        raise ConfigurationError(f"{authority} is no file of certificates in PEM") from None
+
+
+_MODEL_LIST: Final = TypeAdapter(_ModelList)
+_KEY_LIST: Final = TypeAdapter(_KeyList)
+
+
+def _parsed(data: bytes, parser: TypeAdapter[_List]) -> _List:
+    try:
+        return parser.validate_json(data)
+    except ValidationError:
+        raise MalformedError("list of the prediction service") from None

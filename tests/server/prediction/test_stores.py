@@ -1,0 +1,186 @@
+"""What the service keeps on disk: clients, models, and how many patients were scored."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from prediction_service import Client, described
+
+from protocol.errors import ConfigurationError
+from server.prediction.client_registry import Allowance, ClientRegistry
+from server.prediction.files import remove_leftovers, write_directory, write_file
+from server.prediction.model_store import ModelStore
+from server.prediction.problems import Cause, ProblemError
+from server.prediction.served_log import ServedLog, ServedRequest
+from server.prediction.usage import Usage
+
+CLEVELAND = Client()
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return ClientRegistry(tmp_path / "clients")
+
+
+def test_a_client_is_admitted_found_and_expelled(registry):
+    assert registry.admit(CLEVELAND.enrolment, Allowance(patients_per_day=5))
+    found = registry.find("cleveland")
+    assert (found.name, found.allowance.patients_per_day) == ("cleveland", 5)
+    assert not registry.admit(CLEVELAND.enrolment, Allowance(patients_per_day=6))
+    assert registry.find("cleveland").allowance.patients_per_day == 6
+    registry.expel("cleveland")
+    assert registry.find("cleveland") is None
+    assert registry.clients() == []
+    with pytest.raises(ConfigurationError, match="not admitted"):
+        registry.expel("cleveland")
+
+
+def test_another_card_of_the_same_name_is_refused(registry):
+    registry.admit(CLEVELAND.enrolment, Allowance())
+    with pytest.raises(ConfigurationError, match="expel cleveland first"):
+        registry.admit(Client(secret="another").enrolment, Allowance())
+    assert registry.find("cleveland").enrolment == CLEVELAND.enrolment
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../clients/cleveland", "cleveland/", "", "Cleveland", "cleveland\n", "x" * 65, "cleveland/keys"]
+)
+def test_no_other_name_finds_a_client(registry, name):
+    registry.admit(CLEVELAND.enrolment, Allowance())
+    assert registry.find(name) is None
+    assert registry.key_file(name, "ab" * 32) is None
+
+
+def test_a_card_in_another_s_directory_is_not_taken(registry, tmp_path):
+    registry.admit(CLEVELAND.enrolment, Allowance())
+    (tmp_path / "clients" / "cleveland").rename(tmp_path / "clients" / "zurich")
+    with pytest.raises(ConfigurationError, match="card of cleveland"):
+        registry.find("zurich")
+
+
+def test_a_model_is_published_once(tmp_path):
+    store = ModelStore(tmp_path / "models")
+    store.publish(described(), {"model.safetensors": b"weights"})
+    with pytest.raises(FileExistsError):
+        store.publish(described(), {"model.safetensors": b"others"})
+    assert store.names() == ["plain"]
+    assert (tmp_path / "models" / "plain" / "model.safetensors").read_bytes() == b"weights"
+    store.withdraw("plain")
+    assert list((tmp_path / "models").iterdir()) == []
+    with pytest.raises(ConfigurationError, match="no model plain"):
+        store.withdraw("plain")
+
+
+def test_a_model_of_that_name_that_comes_later_is_another(tmp_path):
+    store = ModelStore(tmp_path / "models")
+    for weights in ("00" * 32, "11" * 32):
+        store.publish(described(weights=weights), {})
+        assert store.model_for("anyone", "plain").description.weights == weights
+        store.withdraw("plain")
+
+
+def test_a_model_that_is_withdrawn_while_others_look_is_not_there(tmp_path, monkeypatch):
+    store = ModelStore(tmp_path)
+    for name in ("gone", "stays"):
+        store.publish(described(name), {"model.safetensors": b"weights"})
+    names = store.names()
+    store.withdraw("gone")
+    monkeypatch.setattr(ModelStore, "names", lambda self: names)
+
+    assert [model.description.name for model in store.models()] == ["stays"]
+    with pytest.raises(ProblemError, match="UNKNOWN_MODEL"):
+        store.model_for("cleveland", "gone")
+
+
+def test_what_a_crash_has_left_is_no_model_and_goes_at_the_next_start(tmp_path, monkeypatch):
+    store = ModelStore(tmp_path)
+
+    def crash(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("server.prediction.files.shutil.rmtree", lambda *_, **__: None)  # nor is there time to tidy up
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.rename", crash)
+        with pytest.raises(KeyboardInterrupt):
+            write_directory(tmp_path / "plain", {"description.json": described().to_bytes()})
+    assert store.names() == []
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.undo()
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
+    write_file(tmp_path / "file", b"old")
+
+    def crash(descriptor):
+        raise OSError
+
+    monkeypatch.setattr("server.prediction.files.os.fsync", crash)
+    with pytest.raises(OSError):  # noqa: PT011 - any
+        write_file(tmp_path / "file", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_patients_are_counted_over_all_models_and_for_each_client(tmp_path):
+    usage = Usage(tmp_path / "usage.sqlite")
+    usage.charge("cleveland", "one", 6, allowed=10)
+    usage.charge("zurich", "one", 10, allowed=10)
+    with pytest.raises(ProblemError) as refused:
+        usage.charge("cleveland", "two", 5, allowed=10)
+    assert refused.value.cause == Cause.OVER_BUDGET
+    usage.charge("cleveland", "two", 4, allowed=10)
+    assert (usage.today("cleveland"), usage.today("zurich"), usage.today("va")) == (10, 10, 0)
+    usage.close()
+
+
+def test_the_next_day_begins_anew(tmp_path, monkeypatch):
+    usage = Usage(tmp_path / "usage.sqlite")
+    usage.charge("cleveland", "one", 10, allowed=10)
+    tomorrow = time.time() + 86_400
+    monkeypatch.setattr("server.prediction.usage.time.time", lambda: tomorrow)
+    usage.charge("cleveland", "one", 10, allowed=10)
+    usage.close()
+
+
+def test_two_processes_do_not_charge_past_the_allowance(tmp_path):
+    def charge():
+        usage = Usage(tmp_path / "usage.sqlite")
+        for _ in range(20):
+            try:
+                usage.charge("cleveland", "one", 1, allowed=25)
+            except ProblemError:
+                refused.append(1)
+        usage.close()
+
+    Usage(tmp_path / "usage.sqlite").close()
+    refused = []
+    threads = [threading.Thread(target=charge) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 15
+
+
+def test_the_log_becomes_an_earlier_one_when_it_has_grown(tmp_path):
+    log = ServedLog(tmp_path / "served.jsonl", largest_bytes=1000)
+    for _ in range(20):
+        log.write(ServedRequest(time=0.0, client="cleveland"))
+    log.close()
+    assert 3 <= len(list(tmp_path.iterdir())) <= 10
+    assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
+
+
+def test_strangers_do_not_push_what_was_served_out_of_the_log(tmp_path):
+    log = ServedLog(tmp_path / "served.jsonl", largest_bytes=1000)
+    log.write(ServedRequest(time=0.0, client="cleveland"))
+    for _ in range(100):
+        log.write(ServedRequest(time=0.0, status=401, cause="UNSIGNED"))
+    log.close()
+    (line,) = (tmp_path / "served.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["client"] == "cleveland"

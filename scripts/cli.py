@@ -14,7 +14,16 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from protocol.errors import FederationError
+from scripts.agreement_commands import agreement_commands
 from scripts.complaint import print_complaint
+from scripts.key_commands import key_commands
+from scripts.local_commands import local_commands
+from scripts.predict_command import open_scores, predict
+from scripts.provider_commands import logs, provider_commands, submit
+from scripts.publish_command import publish_model, withdraw_model
+from scripts.release_command import release_model
+from scripts.service_commands import serve, service_commands
+from scripts.site_commands import site_commands
 
 # Commands import what they need when they run: torch, Hydra and Flower take seconds, `--help` must not.
 # ruff: noqa: PLC0415
@@ -47,6 +56,21 @@ def run(context: typer.Context) -> None:
 
     if not run_jobs(context.args):
         raise typer.Exit(1)
+
+
+@app.command()
+def resume(
+    run_directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True)],
+) -> None:
+    """Go on with a run that was paused, failed or interrupted, from what its provider and its sites have kept.
+
+    Nothing is summed twice, and no site uploads twice: the models are those of a run that nothing interrupted.
+
+    Example: `cipherward resume runs/2026-01-31/12-00-00-000000`
+    """
+    from scripts.jobs import resume_run
+
+    resume_run(run_directory)
 
 
 @app.command()
@@ -98,6 +122,21 @@ def study(
     )
 
 
+app.add_typer(agreement_commands, name="agreement")
+for model_command in (release_model, publish_model, withdraw_model):
+    site_commands.command()(model_command)
+app.add_typer(site_commands, name="site")
+app.add_typer(local_commands, name="local")
+app.add_typer(provider_commands, name="provider")
+app.add_typer(service_commands, name="service")
+app.command()(serve)
+app.add_typer(key_commands, name="keys")
+app.command()(predict)
+app.command()(open_scores)
+app.command()(submit)
+app.command()(logs)
+
+
 @app.command()
 def check() -> None:
     """Check the code: format, lint, types, import contracts."""
@@ -122,14 +161,20 @@ def test(context: typer.Context) -> None:
 def bench(context: typer.Context) -> None:
     """Measure: `cipherward bench update` for one encrypted update, `cipherward bench round` for a whole round.
 
-    Each takes options of its own: `cipherward bench update --help`.
+    `cipherward bench sites` is for sums over few and many sites, `cipherward bench predict` for encrypted prediction.
+    Each takes options of its own, such as `cipherward
+    bench update --help`.
     """
+    from scripts.bench_predict import predict as predict_
     from scripts.bench_round import round_
+    from scripts.bench_sites import sites
     from scripts.bench_update import update
 
     benchmarks = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     benchmarks.command("update")(update)
     benchmarks.command("round")(round_)
+    benchmarks.command("sites")(sites)
+    benchmarks.command("predict")(predict_)
     benchmarks(context.args, prog_name="cipherward bench")
 
 

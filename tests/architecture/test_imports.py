@@ -23,6 +23,7 @@ NEVER_MEET = "The provider's packages and the hospital's never meet"
 NO_STRATEGIES = "Hospitals do not load the provider's strategies, nor they the hospitals' code"
 HYDRA_AT_THE_EDGE = "Hydra is known at the edge only"
 CONF_ALONE = "conf builds on protocol alone"
+SEAL_BY_PROTOCOL = "The provider's packages reach SEAL through protocol alone"
 VIOLATIONS = [
     (PROVIDER_LAYERS, "protocol.schedule", "strategies.round_sum"),
     (PROVIDER_LAYERS, "protocol.schedule", "server.record"),
@@ -38,6 +39,8 @@ VIOLATIONS = [
     (HYDRA_AT_THE_EDGE, "clients.secret", "hydra"),
     (CONF_ALONE, "conf.schema", "clients.secret"),
     (CONF_ALONE, "conf.schema", "strategies.journal"),
+    (SEAL_BY_PROTOCOL, "strategies.round_sum", "tenseal"),
+    (SEAL_BY_PROTOCOL, "server.record", "tenseal"),
 ]
 
 LOAD_PACKAGES = """
@@ -72,6 +75,24 @@ total = RoundSum(terms)
 for site in terms.cohort:
     total.add(golden(f"update_{site}"))
 if total.close().to_bytes() != golden("aggregate"):
+    sys.exit("another sum")
+print(*sys.modules)
+"""
+
+SUM_AND_EXPAND = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from consortium import COHORT, Consortium, golden
+from strategies.round_sum import RoundSum
+
+if "tenseal" in sys.modules:
+    sys.exit("loaded before anything is to be expanded")
+consortium = Consortium(largest_seeded_cohort=2)
+terms = consortium.terms()
+total = RoundSum(terms)
+for site in COHORT:
+    total.add(consortium.update(terms, site).to_bytes())
+if total.close().to_bytes() != golden("aggregate_expanded"):
     sys.exit("another sum")
 print(*sys.modules)
 """
@@ -160,6 +181,13 @@ def test_adding_real_updates_and_closing_the_sum_loads_neither_tenseal_nor_clien
 
     assert "strategies.round_sum" in modules
     assert not roots(modules) & {"clients", "tenseal", "torch", "hydra", "server", "scripts", "conf"}
+
+
+def test_only_a_large_cohort_s_sum_loads_tenseal_and_it_loads_nothing_of_clients_either():
+    modules = modules_after(SUM_AND_EXPAND, str(VECTORS))
+
+    assert "tenseal" in roots(modules)
+    assert not roots(modules) & {"clients", "torch", "hydra", "server", "scripts", "conf"}
 
 
 def test_what_the_tests_above_look_for_is_there_where_ciphertexts_are_made():

@@ -8,8 +8,10 @@ Trust: runs at the provider.
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
 from typing import Final
 
 from flwr.app import Message, RecordDict
@@ -18,19 +20,26 @@ from flwr.serverapp import Grid
 _MANY_RECORDS: Final = 8
 _SHORTEST_PAUSE_SECONDS: Final = 0.01
 _LONGEST_PAUSE_SECONDS: Final = 0.5
+_LONGEST_PULL_SECONDS: Final = 10.0
 
 
 class StreamingGrid(Grid):
     """Wraps a grid; only `send_and_receive` differs, and `post` is added.
 
+    A node tells of its reply before it sends it, and Flower then waits for the rest: for minutes, where the node was
+    killed in the middle or its line is slow. Nobody else's reply waits with it for more than a few seconds.
+
     Args:
         grid: The grid that Flower made.
+        pull_seconds: How long all others wait for one reply that has begun to come.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, *, pull_seconds: float = _LONGEST_PULL_SECONDS) -> None:
         self._grid = grid
+        self._pull_seconds = pull_seconds
         self._awaited: dict[str, None] = {}  # ordered sets of message ids
         self._aside: dict[str, None] = {}
+        self._slow: dict[str, Future[list[Message]]] = {}
 
     def post(self, messages: Iterable[Message], *, is_awaited: bool = True) -> None:
         """Send messages whose replies come with those of the exchange that is going on, or of a later one.
@@ -64,7 +73,7 @@ class StreamingGrid(Grid):
         while True:
             arrived = 0
             for message_id in [*self._awaited, *self._aside]:
-                for reply in self.pull_messages([message_id]):
+                for reply in self._arrived(message_id):
                     self._awaited.pop(message_id, None)
                     self._aside.pop(message_id, None)
                     arrived += 1
@@ -74,6 +83,33 @@ class StreamingGrid(Grid):
             # short at first, because small rounds are over soon; long waits are not worth a busy provider
             pause = _SHORTEST_PAUSE_SECONDS if arrived else min(2 * pause, _LONGEST_PAUSE_SECONDS)
             time.sleep(pause)
+
+    def _arrived(self, message_id: str) -> Iterator[Message]:
+        """Yield the reply to a message if it has come whole."""
+        pulling = self._slow.pop(message_id, None)
+        patience = 0.0
+        if pulling is None:
+            pulling, patience = self._pull(message_id), self._pull_seconds
+        if not wait([pulling], patience).done:
+            self._slow[message_id] = pulling
+            return
+        replies = pulling.result()
+        del pulling  # it would hold the reply for as long as the reply is worked on
+        while replies:
+            yield replies.pop()
+
+    def _pull(self, message_id: str) -> Future[list[Message]]:
+        pulling: Future[list[Message]] = Future()
+
+        def pull() -> None:
+            try:
+                pulling.set_result(list(self.pull_messages([message_id])))
+            except BaseException as error:  # noqa: BLE001  raised where the result is asked for
+                pulling.set_exception(error)
+
+        # no pool: the end of a run would wait for its threads, and so for a reply that nobody wants any more
+        threading.Thread(target=pull, daemon=True).start()
+        return pulling
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages and return their ids."""

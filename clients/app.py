@@ -1,6 +1,6 @@
 """The Flower ClientApp of a simulated hospital: wiring only.
 
-A deployed hospital answers the same requests by `clients.message_process`, without running a bundle's code.
+A deployed hospital answers the same requests by `clients.node.message_process`, without running a bundle's code.
 
 Trust: simulation only.
 """
@@ -11,10 +11,10 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 import conf
-from clients.answering import answer, tell_own_people
+from clients.node.answering import answer, tell_own_people
+from clients.run.site import Site
+from clients.secrets.vault import Vault
 from clients.simulation import simulated_vault
-from clients.site import Site
-from clients.vault import Vault
 from conf.run_directory import run_directory
 from protocol.envelope import Request, pack_refusal
 from protocol.errors import ConfigurationError

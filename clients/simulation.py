@@ -16,15 +16,15 @@ from typing import Final
 import numpy as np
 from filelock import FileLock
 
-from clients.code import code_digest
-from clients.enrolment import enrol
-from clients.membership import TABLE, commitment, pin
-from clients.partition import partition
-from clients.public_data import load_hospitals
-from clients.secret import SecretBytes
-from clients.small_numbers import check_floors
-from clients.table_file import TableFile, encode_table
-from clients.vault import LOCK_SECONDS, Vault
+from clients.data.partition import partition
+from clients.data.public_data import load_hospitals
+from clients.data.small_numbers import check_floors
+from clients.data.table_file import TableFile, encode_table
+from clients.run.code import code_digest
+from clients.run.membership import TABLE, commitment, pin
+from clients.secrets.enrolment import enrol
+from clients.secrets.secret import SecretBytes
+from clients.secrets.vault import LOCK_SECONDS, Vault
 from conf.schema import NATURAL, ExperimentConfig
 from protocol.agreement import Agreement, SiteId
 from protocol.errors import ConfigurationError

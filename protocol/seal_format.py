@@ -3,7 +3,7 @@
 SEAL 4.3 saves a ciphertext as a 16-byte header, then (zstd-compressed) metadata and the residues as 64-bit words: those
 of both polynomials, or of the first one and an 81-byte record that ends in the seed of the second. It loads the same
 bytes uncompressed. Whether the installed build still does is proved by `protocol.expansion` and, at a site, by
-`clients.self_check` before anything is added or encrypted.
+`clients.secrets.self_check` before anything is added or encrypted.
 
 Trust: both sides run it. SEAL gets only bytes that were built here, of residues and seeds that were checked.
 """

@@ -1,5 +1,5 @@
-"""What a person types: the launcher, its summary, and the project's own checks.
+"""What a person types: the command `cipherward`, one package for each kind of user.
 
-Trust: runs on the machine of whoever starts a simulation, which by its nature sees every simulated site and the
-provider. Nothing here runs in a deployment.
+Trust: a hospital's commands are in `site` and `prediction`, the provider's in `provider` and `prediction`; whoever
+types `simulation`, `study`, `local` or `benchmarks` runs all parties on one machine, which by its nature sees them all.
 """

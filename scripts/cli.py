@@ -14,16 +14,16 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from protocol.errors import FederationError
-from scripts.agreement_commands import agreement_commands
 from scripts.complaint import print_complaint
-from scripts.key_commands import key_commands
-from scripts.local_commands import local_commands
-from scripts.predict_command import open_scores, predict
-from scripts.provider_commands import logs, provider_commands, submit
-from scripts.publish_command import publish_model, withdraw_model
-from scripts.release_command import release_model
-from scripts.service_commands import serve, service_commands
-from scripts.site_commands import site_commands
+from scripts.local.commands import local_commands
+from scripts.prediction.key_commands import key_commands
+from scripts.prediction.predict_command import open_scores, predict
+from scripts.prediction.service_commands import serve, service_commands
+from scripts.provider.commands import logs, provider_commands, submit
+from scripts.site.agreement_commands import agreement_commands
+from scripts.site.commands import site_commands
+from scripts.site.publish_command import publish_model, withdraw_model
+from scripts.site.release_command import release_model
 
 # Commands import what they need when they run: torch, Hydra and Flower take seconds, `--help` must not.
 # ruff: noqa: PLC0415
@@ -52,7 +52,7 @@ def run(context: typer.Context) -> None:
     - `cipherward run model=mlp crypto=precise`
     - `cipherward run -m crypto=compact,default,precise`
     """
-    from scripts.jobs import run_jobs
+    from scripts.simulation.jobs import run_jobs
 
     if not run_jobs(context.args):
         raise typer.Exit(1)
@@ -68,7 +68,7 @@ def resume(
 
     Example: `cipherward resume runs/2026-01-31/12-00-00-000000`
     """
-    from scripts.jobs import resume_run
+    from scripts.simulation.jobs import resume_run
 
     resume_run(run_directory)
 
@@ -83,7 +83,7 @@ def summary(
 
     Example: `cipherward summary runs/2026-01-31/12-00-00`
     """
-    from scripts.jobs import report_run
+    from scripts.simulation.jobs import report_run
 
     report_run(run_directory, verify=True)
 
@@ -109,7 +109,7 @@ def study(
     """
     from rich.console import Console
 
-    from scripts.study import run_study
+    from scripts.study.comparison import run_study
 
     run_study(
         experiment,
@@ -162,13 +162,12 @@ def bench(context: typer.Context) -> None:
     """Measure: `cipherward bench update` for one encrypted update, `cipherward bench round` for a whole round.
 
     `cipherward bench sites` is for sums over few and many sites, `cipherward bench predict` for encrypted prediction.
-    Each takes options of its own, such as `cipherward
-    bench update --help`.
+    Each takes options of its own, such as `cipherward bench update --help`.
     """
-    from scripts.bench_predict import predict as predict_
-    from scripts.bench_round import round_
-    from scripts.bench_sites import sites
-    from scripts.bench_update import update
+    from scripts.benchmarks.predict import predict as predict_
+    from scripts.benchmarks.round import round_
+    from scripts.benchmarks.sites import sites
+    from scripts.benchmarks.update import update
 
     benchmarks = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     benchmarks.command("update")(update)

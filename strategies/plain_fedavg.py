@@ -1,7 +1,7 @@
 """The plaintext twin of `EncryptedFedAvg`: the same quantised sums without encryption, for comparison only.
 
-It protects nothing: whoever runs it reads every update. No site's process can answer it; only `scripts.twin`, which
-has all tables at hand anyway, makes clients that do.
+It protects nothing: whoever runs it reads every update. No site's process can answer it; only
+`scripts.simulation.twin`, which has all tables at hand anyway, makes clients that do.
 
 Trust: comparison only.
 """

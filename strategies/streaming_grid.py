@@ -104,7 +104,7 @@ class StreamingGrid(Grid):
         def pull() -> None:
             try:
                 pulling.set_result(list(self.pull_messages([message_id])))
-            except BaseException as error:  # noqa: BLE001  raised where the result is asked for
+            except BaseException as error:
                 pulling.set_exception(error)
 
         # no pool: the end of a run would wait for its threads, and so for a reply that nobody wants any more

@@ -26,12 +26,12 @@ with warnings.catch_warnings():
     from flwr.serverapp.strategy import Result
 
 from clients.app import app
-from clients.membership import Membership
-from clients.public_data import DATA_VARIABLE
-from clients.results import model_path
+from clients.data.public_data import DATA_VARIABLE
+from clients.run.membership import Membership
+from clients.run.results import model_path
+from clients.run.site import Site
+from clients.secrets.vault import Vault
 from clients.simulation import simulated_site_names, simulated_vault
-from clients.site import Site
-from clients.vault import Vault
 from conf import DataConfig, ExperimentConfig, FederationConfig, to_yaml
 from conf.run_directory import RUN_DIRECTORY_VARIABLE
 from protocol.agreement import Agreement
@@ -41,7 +41,7 @@ from protocol.handshake import RUN_BYTES, RunCard, Session
 from protocol.notes import NoteKind, SiteNote, UploadCall
 from protocol.rounds import RoundTerms
 from protocol.terms import CryptoTerms, ModelTerms, TrainingTerms
-from scripts.in_process import InProcessGrid
+from scripts.simulation.in_process import InProcessGrid
 from server.record import RunRecord
 from strategies.encrypted_fedavg import EncryptedFedAvg
 from strategies.round_sum import RoundSum
@@ -360,7 +360,7 @@ def run(grid_of, monkeypatch) -> Callable[..., Result]:
         patience_seconds=0.6,
     ):
         if not reports:
-            monkeypatch.setattr("clients.answering._write_report", lambda site, run: None)
+            monkeypatch.setattr("clients.node.answering._write_report", lambda site, run: None)
         strategy = EncryptedFedAvg(
             terms=federation.experiment.terms,
             sites=len(federation.everyone),

@@ -15,7 +15,7 @@ from clients.prediction.published import Published
 from clients.prediction.records import Values, read_logits
 from clients.prediction.score_file import Rows, ScoredRows, ScoreFile
 from clients.prediction.service import PredictionService
-from clients.vault import Vault
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError
 from protocol.prediction.messages import Answer, PublicKey, QueryHeader, key_id
 from protocol.prediction.wire import Header

@@ -11,7 +11,7 @@ import math
 
 from clients.prediction.published import Published
 from clients.prediction.site_model import read_site_model
-from clients.vault import Vault
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError
 from protocol.prediction.description import ModelDescription
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from clients.prediction.keys import SEED_BYTES, PredictionKey
-from clients.vault import Vault
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError
 from protocol.prediction.messages import key_id
 from protocol.prediction.parameters import PARAMETER_SETS, PredictionParameters

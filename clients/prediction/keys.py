@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tenseal.sealapi as seal
 
-from clients.secret import SecretBytes
+from clients.secrets.secret import SecretBytes
 from protocol.backend import make_context
 from protocol.embedding import canonical_embedding
 from protocol.errors import SecretMaterialError

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from clients.identity_file import passphrase_from_file, read_identity
 from clients.prediction.asking import Exchange, Told, ask, patients_per_query
 from clients.prediction.canaries import Canaries, Mixture
 from clients.prediction.intercepts import reader_intercept
 from clients.prediction.key_store import KeyStore, StoredKey
 from clients.prediction.records import Values, read_logits
 from clients.prediction.service import PredictionService
-from clients.vault import Vault
+from clients.secrets.identity_file import passphrase_from_file, read_identity
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError, SecretMaterialError
 from protocol.prediction.description import ModelDescription
 from protocol.prediction.messages import Answer, key_id

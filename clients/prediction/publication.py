@@ -14,7 +14,7 @@ from clients.prediction.key_store import KeyStore
 from clients.prediction.keys import PredictionKey
 from clients.prediction.published import Published
 from clients.prediction.service import PredictionService
-from clients.vault import Vault
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError
 from protocol.prediction.description import ENCRYPTED, ModelDescription
 from protocol.prediction.messages import key_id

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Self
 
-from clients.vault import Vault
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError, ProtocolError
 from protocol.prediction.description import ModelDescription
 

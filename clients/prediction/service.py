@@ -21,10 +21,10 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
-from clients.enrolment import read_card
-from clients.identity import Identity
 from clients.prediction.signing import sign_request
-from clients.vault import Vault
+from clients.secrets.enrolment import read_card
+from clients.secrets.identity import Identity
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError, MalformedError, SecretMaterialError, ServiceError
 from protocol.prediction.description import MAX_DESCRIPTION_BYTES, ModelDescription, check_model_name
 from protocol.prediction.messages import key_id

@@ -12,7 +12,7 @@ import httpx
 from http_message_signatures import HTTPMessageSigner
 from http_message_signatures.algorithms import ED25519
 
-from clients.identity import Identity
+from clients.secrets.identity import Identity
 from protocol.prediction.signed_requests import LABEL, NONCE_BYTES, TAG, WINDOW_SECONDS, covered_components
 
 _SIGNER = HTTPMessageSigner(signature_algorithm=ED25519)

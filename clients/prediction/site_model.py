@@ -5,7 +5,7 @@ Trust: site only.
 
 from __future__ import annotations
 
-from clients.vault import Vault
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError
 from protocol.prediction.model_file import TrainedModel
 
@@ -20,7 +20,7 @@ def read_site_model(vault: Vault, which: str) -> TrainedModel:
     Raises:
         ConfigurationError: There is none, or its file is damaged.
     """
-    from clients.results import model_path  # noqa: PLC0415 - loads torch, which a clinic without a model can do without
+    from clients.run.results import model_path  # noqa: PLC0415 - loads torch, which a clinic without a model can do without
 
     if not vault.has(model_path(which)):
         raise ConfigurationError(f"{vault.directory} has no {model_path(which)}: no run has left a model there")

@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from clients.code import code_digest
-from clients.pinned_run import bundle_code_digest
+from clients.run.code import code_digest
+from clients.run.pinned_run import bundle_code_digest
 from scripts.environment import flower_environment, program, project_root
 
 CANARY = b'{"canary": 4711}\n'

@@ -34,7 +34,7 @@ def test_each_attack_is_shown_with_its_defence_off_and_on(path):
 
 
 def test_commands_and_settings_in_the_document_exist():
-    commands = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").glob("*.py"))
+    commands = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").rglob("*.py"))
     for command in set(re.findall(r"`cipherward site (\w+)`", DOCUMENT)):
         assert f"def {command}(" in commands
     terms = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "protocol").glob("*terms.py"))

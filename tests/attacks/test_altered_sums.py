@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from coalition import Insider, added, prepare_parts, refusal, stands_at, truth
 
-import clients.release
-from clients.ckks import Encryptor
-from clients.run_files import RunFiles
+import clients.secrets.release
+from clients.run.files import RunFiles
+from clients.secrets.ckks import Encryptor
 from protocol.envelope import Request
 from protocol.errors import ResidualError, TagError
 from protocol.packing import RoundKind
@@ -30,13 +30,15 @@ SHIFT = 1000
 @pytest.fixture
 def unchecked(monkeypatch):
     """Sites that decrypt whatever has the form of a sum."""
-    return lambda: monkeypatch.setattr(clients.release, "check_aggregate", lambda *_, **__: None)
+    return lambda: monkeypatch.setattr(clients.secrets.release, "check_aggregate", lambda *_, **__: None)
 
 
 @pytest.fixture
 def unmasked(monkeypatch):
     """Sites that send their ciphertexts as they are."""
-    return lambda: monkeypatch.setattr("clients.sealing.mask_residues", lambda residues, mask_keys, **modulus: residues)
+    return lambda: monkeypatch.setattr(
+        "clients.secrets.sealing.mask_residues", lambda residues, mask_keys, **modulus: residues
+    )
 
 
 def uploaded(federation):

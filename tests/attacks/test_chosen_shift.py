@@ -14,7 +14,7 @@ import pytest
 from coalition import prepare_parts, refusal, stands_at, truth
 from forgery import ring, shifted, without_tags
 
-from clients.grid import first_exponent
+from clients.learning.grid import first_exponent
 from protocol.envelope import Request
 
 WEIGHT = 1

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from coalition import prepare_parts, refusal, stands_at
 
-import clients.release
-import clients.sealing
-from clients.ckks import Decryptor
+import clients.secrets.release
+import clients.secrets.sealing
+from clients.secrets.ckks import Decryptor
 from protocol.envelope import Request
 from protocol.errors import ResidualError
 from protocol.update import EncryptedAggregate, SealedUpdate
@@ -44,8 +44,8 @@ def in_the_clear(monkeypatch):
     """Sites whose tags are not sealed."""
 
     def unseal():
-        monkeypatch.setattr(clients.sealing, "ChaCha20Poly1305", Unsealed)
-        monkeypatch.setattr(clients.release, "ChaCha20Poly1305", Unsealed)
+        monkeypatch.setattr(clients.secrets.sealing, "ChaCha20Poly1305", Unsealed)
+        monkeypatch.setattr(clients.secrets.release, "ChaCha20Poly1305", Unsealed)
 
     return unseal
 

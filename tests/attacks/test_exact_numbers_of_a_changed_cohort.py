@@ -16,8 +16,8 @@ import pytest
 from coalition import Insider, call_parts, collect, journal, refusal, truth
 from forgery import patients
 
-from clients.run_files import RunFiles
-from clients.upload_journal import UploadJournal
+from clients.run.files import RunFiles
+from clients.run.upload_journal import UploadJournal
 from protocol.envelope import Request
 from protocol.packing import METRIC_FIELDS, PackingPlan, RoundKind
 from protocol.terms import ModelTerms

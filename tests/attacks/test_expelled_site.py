@@ -19,12 +19,12 @@ from coalition import refusal, truth
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from next_agreement import next_agreement
 
-from clients.ckks import Decryptor
-from clients.identity import Identity
-from clients.keys import EpochKeys, EpochSecrets, PairKeys, agree_pairs
-from clients.run_files import RunFiles
-from clients.secret import SecretBytes
-from clients.start import start_of
+from clients.run.files import RunFiles
+from clients.run.start import start_of
+from clients.secrets.ckks import Decryptor
+from clients.secrets.identity import Identity
+from clients.secrets.keys import EpochKeys, EpochSecrets, PairKeys, agree_pairs
+from clients.secrets.secret import SecretBytes
 from protocol.agreement import Agreement
 from protocol.envelope import Request
 from protocol.errors import ResidualError, SealError, SecondUploadError

@@ -33,8 +33,8 @@ from coalition import (
 )
 from forgery import patients
 
-from clients.rounds import Rounds
-from clients.upload_journal import UploadJournal
+from clients.run.rounds import Rounds
+from clients.run.upload_journal import UploadJournal
 from protocol.agreement import SiteCard
 from protocol.envelope import Request
 from protocol.errors import ResidualError
@@ -316,7 +316,7 @@ def stands_in(federation, site: int) -> bytes:
 def test_if_the_state_did_not_tell_who_was_given_up_sites_that_know_less_would_sum_with_the_others(
     consortium, monkeypatch
 ):
-    monkeypatch.setattr("clients.run_files.voided_state", lambda state, voided: state)
+    monkeypatch.setattr("clients.run.files.voided_state", lambda state, voided: state)
     insider, updates, whole = mixture(consortium)
     assert model_fields(consortium.agreement, 1, insider.read(updates)) == model_fields(consortium.agreement, 1, whole)
 

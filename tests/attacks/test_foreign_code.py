@@ -13,9 +13,9 @@ import pytest
 from bundles import bundle_of, sources
 from flwr.common.serde import recorddict_to_proto
 
-import clients.message_process
-from clients.code import code_digest
-from clients.message_process import MessageProcess, Question
+import clients.node.message_process
+from clients.node.message_process import MessageProcess, Question
+from clients.run.code import code_digest
 from protocol.envelope import ANSWER_PARTS, Request, is_refusal, pack_envelope, unpack_envelope
 from protocol.errors import AgreementMismatchError
 
@@ -49,10 +49,10 @@ def test_a_run_with_the_agreed_code_and_terms_is_answered(founded):
 
 
 def test_without_the_comparison_a_foreign_run_would_be_answered(founded, foreign, monkeypatch):
-    monkeypatch.setattr(clients.message_process, "check_pinned", lambda agreement, run_config, bundle: None)
+    monkeypatch.setattr(clients.node.message_process, "check_pinned", lambda agreement, run_config, bundle: None)
     asked = question(founded, foreign, terms="0" * 64)
 
-    site = clients.message_process._site_of(founded.vault(1), None, asked)
+    site = clients.node.message_process._site_of(founded.vault(1), None, asked)
 
     assert site.handle(Request.ANNOUNCE, {"run": founded.run})["agreement"] == founded.agreement.to_bytes()
 
@@ -65,7 +65,7 @@ def test_a_foreign_bundle_is_refused_and_nothing_of_it_is_run_or_unpacked(founde
     assert not list(founded.vault(1).directory.rglob("ran"))
     assert code_digest.__wrapped__() == before
     with pytest.raises(AgreementMismatchError, match="code of the run's bundle"):
-        clients.message_process._site_of(founded.vault(1), None, question(founded, foreign))
+        clients.node.message_process._site_of(founded.vault(1), None, question(founded, foreign))
 
 
 def test_other_terms_are_refused_whatever_the_rest_of_the_run_config_says(founded):

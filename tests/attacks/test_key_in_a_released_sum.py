@@ -16,8 +16,8 @@ import pytest
 from coalition import Insider, prepare_parts, refusal, stands_at, truth
 from forgery import key_polynomial, ring, with_tags_of_first_polynomials_alone, without_tags
 
-from clients.release import release
-from clients.run_files import RunFiles
+from clients.run.files import RunFiles
+from clients.secrets.release import release
 from protocol.envelope import Request
 from protocol.errors import ResidualError, TagError
 from protocol.update import EncryptedAggregate

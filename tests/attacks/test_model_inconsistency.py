@@ -25,8 +25,8 @@ from coalition import (
     uniform_noise_p,
 )
 
-from clients.keys import PairKeys
-from clients.models import tensor_slices
+from clients.learning.models import tensor_slices
+from clients.secrets.keys import PairKeys
 from protocol.envelope import Request
 from protocol.errors import ResidualError
 from protocol.terms import ModelTerms

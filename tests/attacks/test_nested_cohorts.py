@@ -13,8 +13,8 @@ import os
 import pytest
 from coalition import Insider, call_parts, collect, journal, model_fields, open_again, prepare_parts, refusal, truth
 
-import clients.state_chain
-from clients.upload_journal import UploadJournal
+import clients.run.state_chain
+from clients.run.upload_journal import UploadJournal
 from protocol.envelope import Request
 from protocol.errors import SecondUploadError
 from protocol.handshake import RUN_BYTES
@@ -79,7 +79,9 @@ def test_a_second_cohort_for_one_state_is_refused_by_every_site(started, grid_of
 
 
 def test_if_states_began_with_the_run_two_runs_would_give_the_victim_s_statistics(opened, monkeypatch):
-    monkeypatch.setattr(clients.state_chain, "initial_state", lambda agreement: digest("state", agreement, opened.run))
+    monkeypatch.setattr(
+        clients.run.state_chain, "initial_state", lambda agreement: digest("state", agreement, opened.run)
+    )
     opened.prepare_all()
     secret = truth(opened, VICTIM)
     first = Insider(opened, INSIDER).read_sum(collect(opened, EVERYONE))

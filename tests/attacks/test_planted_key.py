@@ -19,12 +19,12 @@ from coalition import refusal, truth, weaken_pairs
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from forgery import patients
 
-import clients.opening
-from clients.ckks import Decryptor
-from clients.identity import Identity
-from clients.keys import EpochKeys, PairKeys
-from clients.run_files import RunFiles
-from clients.secret import SecretBytes
+import clients.run.opening
+from clients.run.files import RunFiles
+from clients.secrets.ckks import Decryptor
+from clients.secrets.identity import Identity
+from clients.secrets.keys import EpochKeys, PairKeys
+from clients.secrets.secret import SecretBytes
 from protocol.agreement import SiteCard
 from protocol.envelope import Request
 from protocol.handshake import RunCard, Session
@@ -80,7 +80,7 @@ class PlantingProvider:
             agreement=self.agreement,
             session=self.session,
             site=STEWARD,
-            secrets=clients.opening.agree_pairs(
+            secrets=clients.run.opening.agree_pairs(
                 agreement=self.agreement,
                 session=self.session,
                 site=STEWARD,

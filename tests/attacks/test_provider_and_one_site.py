@@ -31,7 +31,7 @@ def intercepted(started):
 
 
 def test_with_masks_off_the_key_s_holder_reads_one_update(started, intercepted, monkeypatch):
-    monkeypatch.setattr("clients.sealing.mask_residues", lambda residues, mask_keys, **modulus: residues)
+    monkeypatch.setattr("clients.secrets.sealing.mask_residues", lambda residues, mask_keys, **modulus: residues)
     secret = truth(started, VICTIM)
 
     _, _, update = intercepted()

@@ -20,9 +20,9 @@ import pytest
 from coalition import Insider, prepare_parts, refusal, stands_at, truth
 from forgery import key_polynomial, ring, second_polynomial, shifted, without_tags
 
-import clients.state_chain
-from clients.release import release
-from clients.run_files import MAX_TRIES, RunFiles
+import clients.run.state_chain
+from clients.run.files import MAX_TRIES, RunFiles
+from clients.secrets.release import release
 from protocol.envelope import Request
 from protocol.errors import ResidualError, TagError
 from protocol.parameters import NOISE_BOUND
@@ -153,7 +153,7 @@ def test_without_tags_accepted_and_refused_sums_tell_the_provider_the_whole_key(
         pair.prepare_all()
         secrets.append(sum(truth(pair, site) for site in pair.everyone))
         stands = RunFiles(pair.vault(1), pair.run).position()
-        state = stands.state if stands else clients.rounds.initial_state(pair.agreement.digest)
+        state = stands.state if stands else clients.run.rounds.initial_state(pair.agreement.digest)
         sums.append(EncryptedAggregate.from_bytes(pair.sum_up(), pair.agreement))
         oracles.append(Oracle(insider, sums[-1], state))
     without_tags(monkeypatch)
@@ -197,7 +197,7 @@ def test_even_without_tags_the_first_refusal_for_noise_is_a_site_s_last_answer(s
 
 
 def test_even_refusals_end_after_max_tries(started, grid_of, monkeypatch):
-    monkeypatch.setattr(clients.state_chain, "MAX_TRIES", 3)
+    monkeypatch.setattr(clients.run.state_chain, "MAX_TRIES", 3)
     grid, before = grid_of(started), stands_at(started, 1)
     data = started.sum_up()
     altered = shifted(data, started.agreement, np.ones(2048, dtype=np.uint64))

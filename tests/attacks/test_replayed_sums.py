@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 from coalition import Insider, collect, prepare_parts, refusal, stands_at
 
-import clients.release
-from clients.keys import EpochKeys
-from clients.run_files import RunFiles
-from clients.secret import SecretBytes
+import clients.secrets.release
+from clients.run.files import RunFiles
+from clients.secrets.keys import EpochKeys
+from clients.secrets.secret import SecretBytes
 from protocol.envelope import Request
 from protocol.errors import ResidualError
 from protocol.packing import RoundKind
@@ -28,7 +28,7 @@ EVERYONE, ALL_BUT_THE_VICTIM = (0, 1, 2, 3), (0, 1, 2)
 @pytest.fixture
 def unchecked(monkeypatch):
     """Sites that decrypt whatever has the form of a sum."""
-    return lambda: monkeypatch.setattr(clients.release, "check_aggregate", lambda *_, **__: None)
+    return lambda: monkeypatch.setattr(clients.secrets.release, "check_aggregate", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -29,14 +29,14 @@ from misbehaviour.promises import Violation
 from misbehaviour.pure import remember
 from misbehaviour.schedule import Fault, Stage, schedule_of
 
-import clients.release
-import clients.state_chain
-from clients.keys import EpochSecrets, PairKeys
-from clients.opening import Opening
-from clients.rounds import Rounds
-from clients.run_files import RunFiles
-from clients.site import Site
-from clients.upload_journal import UploadJournal
+import clients.run.state_chain
+import clients.secrets.release
+from clients.run.files import RunFiles
+from clients.run.opening import Opening
+from clients.run.rounds import Rounds
+from clients.run.site import Site
+from clients.run.upload_journal import UploadJournal
+from clients.secrets.keys import EpochSecrets, PairKeys
 from protocol.agreement import SiteCard
 from protocol.errors import ProtocolError, SecondUploadError
 from protocol.handshake import Session
@@ -64,7 +64,7 @@ def theatre():
         pytest.MonkeyPatch.context() as patch,
     ):
         remember(patch)
-        patch.setattr(clients.state_chain, "MAX_TRIES", FEW_TRIES)
+        patch.setattr(clients.run.state_chain, "MAX_TRIES", FEW_TRIES)
         yield Theatre(Path(directory), patch)
 
 
@@ -88,7 +88,7 @@ def upload_again_for_another_cohort(patch):
 
 
 def release_without_tags(patch):
-    patch.setattr(clients.release, "check_aggregate", lambda *args, **kwargs: None)
+    patch.setattr(clients.secrets.release, "check_aggregate", lambda *args, **kwargs: None)
 
 
 def mask_without_state(patch):

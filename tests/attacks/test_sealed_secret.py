@@ -17,9 +17,9 @@ import pytest
 from coalition import refusal, weaken_pairs
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-from clients.keys import EpochKeys, PairKeys
-from clients.run_files import RunFiles
-from clients.run_keys import RunKeys
+from clients.run.files import RunFiles
+from clients.run.run_keys import RunKeys
+from clients.secrets.keys import EpochKeys, PairKeys
 from protocol.agreement import SiteCard
 from protocol.envelope import Request
 from protocol.errors import SealError

@@ -18,12 +18,12 @@ from flwr.app import Message
 from forgery import patients
 
 import clients.app
-import clients.run_keys
+import clients.run.run_keys
 import protocol.update
-from clients.ckks import Decryptor, SecretKey
-from clients.keys import EpochKeys
-from clients.run_files import RunFiles
-from clients.site import Site
+from clients.run.files import RunFiles
+from clients.run.site import Site
+from clients.secrets.ckks import Decryptor, SecretKey
+from clients.secrets.keys import EpochKeys
 from protocol.backend import backend
 from protocol.envelope import REQUEST_PARTS, Request, pack_envelope, unpack_envelope
 from protocol.errors import RunPausedError, SecretMaterialError
@@ -107,7 +107,7 @@ def clumsy(opened, monkeypatch):
     def fail(self, secret, agreement, session):
         raise RuntimeError(f"cannot expand {secret.reveal().hex()}")
 
-    monkeypatch.setattr(clients.run_keys.EpochKeys, "__init__", fail)
+    monkeypatch.setattr(clients.run.run_keys.EpochKeys, "__init__", fail)
     return secret
 
 

@@ -2,7 +2,7 @@
 
 Who: a site of the run, alone. Want: how many of another site's patients have which score, where they are few. How: it
 subtracts its own part from the sum, which leaves the others'. Answer: each site leaves cells of fewer than
-`privacy.smallest_cell` patients out before it encrypts (`clients.small_numbers`).
+`privacy.smallest_cell` patients out before it encrypts (`clients.data.small_numbers`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from coalition import Insider, truth
 
-from clients.evaluation import COUNTS
+from clients.learning.evaluation import COUNTS
 from conf import FederationConfig
 from protocol.packing import RoundKind
 from protocol.privacy_terms import PrivacyTerms

@@ -16,10 +16,10 @@ import pytest
 from coalition import LEAST_LIKELY, Insider, stands_at, truth, uniform_noise_p
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from clients.keys import EpochSecrets, PairKeys, agree_pairs
-from clients.run_files import RunFiles
-from clients.run_keys import RunKeys
-from clients.vault import Vault
+from clients.run.files import RunFiles
+from clients.run.run_keys import RunKeys
+from clients.secrets.keys import EpochSecrets, PairKeys, agree_pairs
+from clients.secrets.vault import Vault
 from protocol.envelope import Request
 from protocol.errors import ResidualError, SealError
 from protocol.handshake import SealedSecret

@@ -19,15 +19,15 @@ import pytest
 from coalition import Insider, collect, put_back, refusal, truth, weaken_pairs
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-import clients.membership
-import clients.opening
+import clients.run.membership
+import clients.run.opening
 import protocol.agreement
-from clients.identity import Identity
-from clients.identity_file import IDENTITY
-from clients.keys import PairKeys
-from clients.membership import AGREEMENT, CONSORTIUM_SECRET, PIN, commitment
-from clients.run_files import RunFiles
-from clients.secret import SecretBytes
+from clients.run.files import RunFiles
+from clients.run.membership import AGREEMENT, CONSORTIUM_SECRET, PIN, commitment
+from clients.secrets.identity import Identity
+from clients.secrets.identity_file import IDENTITY
+from clients.secrets.keys import PairKeys
+from clients.secrets.secret import SecretBytes
 from protocol.agreement import Agreement, SiteCard, SiteId
 from protocol.envelope import Request
 from protocol.errors import ConfigurationError, SealError
@@ -106,7 +106,7 @@ def test_an_agreement_that_commits_to_the_provider_s_own_secret_does_not_fit_the
 def test_without_the_consortium_secret_the_victim_takes_no_epoch_secret(founded, grid_of, monkeypatch):
     # the real commitment is public; that the provider's own sites cannot open it stops nobody but them
     surround(founded, consortium_secret=SecretBytes(os.urandom(32)))
-    monkeypatch.setattr(clients.membership, "check_consortium_secret", lambda *_: None)
+    monkeypatch.setattr(clients.run.membership, "check_consortium_secret", lambda *_: None)
     pin(founded, VICTIM)
     founded.announce()
     secret = founded.entrust()[VICTIM]
@@ -184,7 +184,7 @@ def meant_for_impostor(federation) -> SealedSecret:
 def pair_keys_of(federation, site: int, *, identity: Identity, ephemeral: X25519PrivateKey) -> PairKeys:
     """Return what a site that has these keys shares with the others."""
     agreement, session = federation.agreement, federation.parsed_session()
-    secrets = clients.opening.agree_pairs(
+    secrets = clients.run.opening.agree_pairs(
         agreement=agreement,
         session=session,
         site=site,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from coalition import LEAST_LIKELY, Insider, prepare_parts, refusal, stands_at, truth, uniform_noise_p
 
-from clients.ckks import Decryptor
+from clients.secrets.ckks import Decryptor
 from protocol.envelope import Request
 from protocol.errors import ResidualError, TagError
 from protocol.parameters import SEED_BYTES

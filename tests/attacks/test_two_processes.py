@@ -17,7 +17,7 @@ import pytest
 from coalition import Insider, model_fields, stands_at, truth
 
 import clients
-from clients.upload_journal import JOURNAL
+from clients.run.upload_journal import JOURNAL
 from protocol.notes import UploadCall
 from protocol.update import SealedUpdate
 
@@ -29,9 +29,9 @@ CLIENT = """
 import json, sys, time
 from contextlib import nullcontext
 from pathlib import Path
-from clients.site import Site
-from clients.upload_journal import UploadJournal
-from clients.vault import Vault
+from clients.run.site import Site
+from clients.run.upload_journal import UploadJournal
+from clients.secrets.vault import Vault
 from protocol.envelope import Request
 
 number = int(sys.argv[1])

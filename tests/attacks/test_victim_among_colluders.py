@@ -29,7 +29,7 @@ from protocol.agreement import Agreement
 from protocol.envelope import Request, pack_envelope, unpack_envelope
 from protocol.errors import CohortError, PeerRefusedError
 from protocol.update import SealedUpdate
-from scripts.in_process import InProcessGrid
+from scripts.simulation.in_process import InProcessGrid
 
 INSIDER, VICTIM = 0, 3
 EVERYONE = (0, 1, 2, 3)

@@ -13,14 +13,14 @@ from flwr.common.serde import recorddict_to_proto
 
 import clients.app
 import conf
-from clients.code import code_digest
-from clients.membership import AGREEMENT, PIN
+from clients.run.code import code_digest
+from clients.run.membership import AGREEMENT, PIN
 from conf.run_directory import RUN_DIRECTORY_VARIABLE
 from protocol.agreement import Agreement
 from protocol.data_terms import ColumnTerms
 from protocol.envelope import ANSWER_PARTS, Request, pack_envelope, pack_list, pack_refusal, unpack_envelope
 from protocol.errors import PeerRefusedError
-from scripts.in_process import InProcessGrid
+from scripts.simulation.in_process import InProcessGrid
 
 RUN = bytes(16)
 
@@ -71,7 +71,7 @@ def break_the_code(founded, monkeypatch):
     def fail(*arguments):
         raise ZeroDivisionError("987654.25")
 
-    monkeypatch.setattr("clients.site.Site.handle", fail)
+    monkeypatch.setattr("clients.run.site.Site.handle", fail)
     return {}
 
 
@@ -79,8 +79,8 @@ def fill_the_disk(founded, monkeypatch):
     def fail(*arguments, **options):
         raise OSError("987654.25: no space left on device")
 
-    monkeypatch.setattr("clients.vault.Vault.write", fail)
-    monkeypatch.setattr("clients.vault.Vault.append", fail)
+    monkeypatch.setattr("clients.secrets.vault.Vault.write", fail)
+    monkeypatch.setattr("clients.secrets.vault.Vault.append", fail)
     return {}
 
 
@@ -139,7 +139,7 @@ def test_a_full_disk_is_told_in_the_system_s_words_without_a_path(node, founded,
     def fail(*_):
         raise OSError(errno.ENOSPC, "987654.25", "987654.25.csv")
 
-    monkeypatch.setattr("clients.vault.Vault.write", fail)
+    monkeypatch.setattr("clients.secrets.vault.Vault.write", fail)
 
     node(Request.ANNOUNCE, run=founded.run)
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import clients.simulation
-from clients.identity_file import IDENTITY
-from clients.membership import CONSORTIUM_SECRET, TABLE, Membership
-from clients.public_data import load_hospitals
+from clients.data.public_data import load_hospitals
+from clients.data.table_file import encode_table, read_table, read_table_file
+from clients.run.membership import CONSORTIUM_SECRET, TABLE, Membership
+from clients.secrets.identity_file import IDENTITY
 from clients.simulation import simulated_site_names, simulated_vault, site_tables
-from clients.table_file import encode_table, read_table, read_table_file
 from conf import DataConfig, ExperimentConfig, FederationConfig, SourceConfig
 from protocol.data_terms import ColumnTerms
 from protocol.errors import ConfigurationError, DataError

@@ -20,16 +20,16 @@ import pytest
 from safetensors.numpy import load
 from tap import Tap
 
-import clients.ckks
-import clients.opening
-import clients.sealing
-from clients.ckks import KEY_SEED_BYTES
-from clients.identity_file import IDENTITY
-from clients.keys import EpochKeys
-from clients.membership import CONSORTIUM_SECRET, TABLE
-from clients.run_files import RunFiles
-from clients.table import split_table
-from clients.table_file import read_table
+import clients.run.opening
+import clients.secrets.ckks
+import clients.secrets.sealing
+from clients.data.table import split_table
+from clients.data.table_file import read_table
+from clients.run.files import RunFiles
+from clients.run.membership import CONSORTIUM_SECRET, TABLE
+from clients.secrets.ckks import KEY_SEED_BYTES
+from clients.secrets.identity_file import IDENTITY
+from clients.secrets.keys import EpochKeys
 from protocol.envelope import Request
 from protocol.errors import FederationError, RunPausedError
 from protocol.handshake import Session
@@ -282,9 +282,9 @@ def test_with_encryption_and_masks_off_the_search_finds_the_contribution(planted
         residues = (packed % self._parameters.modulus).astype(np.uint32)
         return residues, bytes(64 * len(packed))
 
-    monkeypatch.setattr(clients.ckks.Encryptor, "encrypt", do_not_encrypt)
-    monkeypatch.setattr(clients.sealing, "mask_residues", lambda residues, *_, **__: residues)
-    monkeypatch.setattr("clients.site.check_backend", lambda parameters: None)
+    monkeypatch.setattr(clients.secrets.ckks.Encryptor, "encrypt", do_not_encrypt)
+    monkeypatch.setattr(clients.secrets.sealing, "mask_residues", lambda residues, *_, **__: residues)
+    monkeypatch.setattr("clients.run.site.check_backend", lambda parameters: None)
 
     wire, _ = wire_of(planted)
 
@@ -295,7 +295,7 @@ def test_with_encryption_and_masks_off_the_search_finds_the_contribution(planted
 def test_a_secret_that_is_sent_by_mistake_is_found(planted, wire_of, monkeypatch):
     secret = planted.member(VICTIM).consortium_secret.reveal()
     # so that it is the run card's public nonce
-    monkeypatch.setattr(clients.opening, "os", SimpleNamespace(urandom=lambda length: secret[:length]))
+    monkeypatch.setattr(clients.run.opening, "os", SimpleNamespace(urandom=lambda length: secret[:length]))
 
     wire, _ = wire_of(planted)
 

@@ -16,14 +16,14 @@ import pytest
 from safetensors.numpy import load, load_file, save
 from tap import Tap
 
-from clients.membership import TABLE
-from clients.run_files import RunFiles
+from clients.run.files import RunFiles
+from clients.run.membership import TABLE
 from conf import compose
 from protocol.envelope import Request
 from protocol.errors import CohortError
 from protocol.packing import RoundKind
 from protocol.terms import OPTIMISERS
-from scripts.twin import plaintext_models, run_learners, train_plain
+from scripts.simulation.twin import plaintext_models, run_learners, train_plain
 
 CLEVELAND, HUNGARIAN, SWITZERLAND, VA = range(4)
 HOSPITALS = ["cleveland", "hungarian", "switzerland", "va"]

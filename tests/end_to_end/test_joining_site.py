@@ -11,12 +11,12 @@ from next_agreement import next_agreement
 from recovery import stand
 from safetensors.numpy import load_file
 
-from clients.learner import Learner
-from clients.start import share_starting_model, start_of, take_starting_model
+from clients.learning.learner import Learner
+from clients.run.start import share_starting_model, start_of, take_starting_model
 from protocol.envelope import Request
 from protocol.errors import ConfigurationError, ProtocolError, SecondUploadError
 from protocol.terms import ModelTerms
-from scripts.twin import plaintext_models, run_cohorts, run_learners, train_plain
+from scripts.simulation.twin import plaintext_models, run_cohorts, run_learners, train_plain
 
 OLD, NEW = (0, 1, 2), 3
 EVERYONE = (*OLD, NEW)

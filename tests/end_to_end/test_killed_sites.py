@@ -20,10 +20,10 @@ import pytest
 from flwr.app import ArrayRecord
 from process_grid import Death, ProcessGrid
 
-from clients.upload_journal import JOURNAL
+from clients.run.upload_journal import JOURNAL
 from protocol.envelope import ROUND_NUMBER, Request, pack_list, unpack_envelope
 from protocol.notes import UploadCall
-from scripts.twin import plaintext_models
+from scripts.simulation.twin import plaintext_models
 from server.record import RunRecord
 from strategies.encrypted_fedavg import EncryptedFedAvg
 from strategies.opening import make_request

@@ -10,8 +10,8 @@ from coalition import stands_at
 
 from protocol.terms import CryptoTerms
 from protocol.update import EncryptedAggregate
-from scripts.bench_federation import BenchFederation
-from scripts.twin import plaintext_models
+from scripts.benchmarks.federation import BenchFederation
+from scripts.simulation.twin import plaintext_models
 
 
 @pytest.fixture

@@ -17,17 +17,17 @@ from service_process import served
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from clients.membership import AGREEMENT, TABLE
+from clients.data.table import fold_of_rows
+from clients.data.table_file import encode_table, parse_table_file
 from clients.prediction import EncryptedPredictor
-from clients.results import SCORES, model_path, scores_from_csv
-from clients.table import fold_of_rows
-from clients.table_file import encode_table, parse_table_file
-from clients.vault import Vault
+from clients.run.membership import AGREEMENT, TABLE
+from clients.run.results import SCORES, model_path, scores_from_csv
+from clients.secrets.vault import Vault
 from conf import compose
 from protocol.errors import ConfigurationError, ServiceError
 from protocol.prediction.model_file import TrainedModel
 from scripts.cli import app
-from scripts.provider_directory import ProviderDirectory
+from scripts.provider.directory import ProviderDirectory
 from server.prediction.problems import Cause
 
 pytestmark = pytest.mark.xdist_group("prediction")  # so that the run is made once

@@ -12,18 +12,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clients.learner import Learner
-from clients.membership import TABLE
-from clients.run_files import RunFiles
-from clients.site import Site
-from clients.table_file import read_table
+from clients.data.table_file import read_table
+from clients.learning.learner import Learner
+from clients.run.files import RunFiles
+from clients.run.membership import TABLE
+from clients.run.site import Site
 from protocol.agreement import Agreement
 from protocol.envelope import Request, pack_list, unpack_list
 from protocol.handshake import RunCard, Session
 from protocol.notes import NoteKind, SiteNote, UploadCall
 from protocol.packing import RoundKind
 from protocol.rounds import RoundTerms
-from scripts.twin import plaintext_models
+from scripts.simulation.twin import plaintext_models
 from strategies.round_sum import RoundSum
 
 

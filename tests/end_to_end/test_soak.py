@@ -14,9 +14,9 @@ import pytest
 
 from conf import compose
 from scripts.events import PROVIDER_EVENTS, read_events
-from scripts.local_federation import LocalFederation
+from scripts.local.federation import LocalFederation
+from scripts.provider.submission import compose_agreed, submit_new
 from scripts.received_files import read_agreement
-from scripts.submission import compose_agreed, submit_new
 
 pytestmark = [pytest.mark.xdist_group("deployment"), pytest.mark.simulation, pytest.mark.slow]
 

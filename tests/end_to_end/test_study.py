@@ -11,17 +11,17 @@ import pytest
 from rich.console import Console
 
 import conf
-from clients.intervals import macro_mean, resample
-from clients.learner import Learner
-from clients.membership import Membership
+from clients.learning.intervals import macro_mean, resample
+from clients.learning.learner import Learner
+from clients.learning.statistics import standardisation, statistics_sums
+from clients.run.membership import Membership
+from clients.secrets.vault import Vault
 from clients.simulation import found_consortium, site_tables
-from clients.statistics import standardisation, statistics_sums
-from clients.vault import Vault
 from protocol.errors import ConfigurationError
-from scripts.study import run_study
-from scripts.study_folds import Fold
-from scripts.study_scores import DIFFERENCES, METHODS
-from scripts.twin import train_plain
+from scripts.simulation.twin import train_plain
+from scripts.study.comparison import run_study
+from scripts.study.folds import Fold
+from scripts.study.scores import DIFFERENCES, METHODS
 
 FOLDS = 5
 

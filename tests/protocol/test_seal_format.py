@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal
 
-from clients.ckks import SecretKey
+from clients.secrets.ckks import SecretKey
 from protocol.backend import backend
 from protocol.errors import BackendError
 from protocol.parameters import MODULI, CkksParameters

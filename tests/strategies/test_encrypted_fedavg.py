@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clients.ckks import SecretKey
-from clients.run_files import RunFiles
+from clients.run.files import RunFiles
+from clients.secrets.ckks import SecretKey
 from protocol.envelope import Request, pack_envelope, pack_refusal, unpack_envelope
 from protocol.errors import CohortError, RunPausedError, SecretMaterialError, StateMismatchError
 from protocol.handshake import Session
@@ -17,7 +17,7 @@ from protocol.notes import NoteKind, SiteNote
 from protocol.parameters import CkksParameters
 from protocol.scratch_file import ScratchFile
 from protocol.update import EncryptedAggregate
-from scripts.twin import plaintext_models
+from scripts.simulation.twin import plaintext_models
 
 
 def events(federation, name=None):

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from flwr.app import Error, Message
 
-from clients.keys import EpochKeys
-from clients.run_files import RunFiles
+from clients.run.files import RunFiles
+from clients.secrets.keys import EpochKeys
 from protocol.envelope import ANSWER_PARTS, Request, pack_envelope, pack_list, pack_refusal, unpack_envelope
 from protocol.errors import AgreementMismatchError, CohortError, LengthError
 from protocol.handshake import RUN_BYTES

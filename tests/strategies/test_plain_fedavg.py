@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from flwr.clientapp import ClientApp
 
 from protocol.errors import CohortIncompleteError
-from scripts.in_process import InProcessGrid
+from scripts.simulation.in_process import InProcessGrid
 from strategies.plain_fedavg import CONTRIBUTION, ROUND, SUMS, PlainFedAvg
 
 BIG = 2**53 + 1

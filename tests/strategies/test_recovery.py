@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message
 
-from clients.rounds import Rounds
-from clients.run_files import RunFiles
+from clients.run.files import RunFiles
+from clients.run.rounds import Rounds
 from protocol.envelope import Request, pack_envelope, unpack_envelope
 from protocol.errors import AgreementMismatchError, CohortError, DataError, RunPausedError
 from protocol.handshake import Session
 from protocol.notes import NoteKind, SiteNote
-from scripts.twin import plaintext_models, run_cohorts
+from scripts.simulation.twin import plaintext_models, run_cohorts
 from server.record import RunRecord
 
 EVERYBODY = ["hospital-1", "hospital-2", "hospital-3", "hospital-4"]

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from scripts.in_process import InProcessGrid
+from scripts.simulation.in_process import InProcessGrid
 from strategies.streaming_grid import StreamingGrid
 
 

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import clients
-from clients.code import PACKAGES
+from clients.run.code import PACKAGES
 
 PROJECT = Path(clients.__file__).parent.parent
 

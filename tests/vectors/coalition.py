@@ -20,15 +20,15 @@ from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 from scipy.stats import chisquare
 
-import clients.opening
-from clients.ckks import Decryptor
-from clients.keys import EpochSecrets
-from clients.membership import Membership
-from clients.run_files import RunFiles
-from clients.run_keys import RunKeys
-from clients.sealing import seal_update
-from clients.secret import SecretBytes
-from clients.upload_journal import JOURNAL
+import clients.run.opening
+from clients.run.files import RunFiles
+from clients.run.membership import Membership
+from clients.run.run_keys import RunKeys
+from clients.run.upload_journal import JOURNAL
+from clients.secrets.ckks import Decryptor
+from clients.secrets.keys import EpochSecrets
+from clients.secrets.sealing import seal_update
+from clients.secrets.secret import SecretBytes
 from protocol.agreement import Cohort
 from protocol.envelope import Request, pack_envelope, pack_list, pack_refusal, unpack_list
 from protocol.handshake import RUN_BYTES
@@ -167,7 +167,7 @@ def weaken_pairs(monkeypatch, agree: Callable[..., bytes]) -> None:
     def agree_pairs(*, session, site, **known):
         return {card.site: SecretBytes(agree(card, site=site, **known)) for card in session.cards if card.site != site}
 
-    monkeypatch.setattr(clients.opening, "agree_pairs", agree_pairs)
+    monkeypatch.setattr(clients.run.opening, "agree_pairs", agree_pairs)
 
 
 def truth(federation, site: int) -> Integers:

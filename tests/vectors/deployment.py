@@ -23,17 +23,17 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from next_agreement import next_agreement
 
-from clients.enrolment import CARD
-from clients.identity import Identity
-from clients.membership import AGREEMENT
-from clients.upload_journal import JOURNAL
+from clients.run.membership import AGREEMENT
+from clients.run.upload_journal import JOURNAL
+from clients.secrets.enrolment import CARD
+from clients.secrets.identity import Identity
 from protocol.agreement import SiteId
 from protocol.enrolment import EnrolmentCard, signed_bytes
 from scripts.environment import project_root
 from scripts.events import PROVIDER_EVENTS, read_events
-from scripts.provider_directory import ProviderDirectory
+from scripts.provider.directory import ProviderDirectory
+from scripts.simulation.twin import run_cohorts, run_learners, train_plain
 from scripts.superlink import free_port
-from scripts.twin import run_cohorts, run_learners, train_plain
 from server.record import is_worked_on
 
 CIPHERWARD = [sys.executable, "-c", "from scripts.cli import main; main()"]

@@ -13,11 +13,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-import clients.release
-from clients.ckks import SecretKey
-from clients.membership import TABLE
-from clients.table import split_table
-from clients.table_file import read_table
+import clients.secrets.release
+from clients.data.table import split_table
+from clients.data.table_file import read_table
+from clients.run.membership import TABLE
+from clients.secrets.ckks import SecretKey
 from protocol.agreement import Agreement
 from protocol.expansion import ExpansionSum
 from protocol.parameters import SEED_BYTES, CkksParameters
@@ -124,7 +124,7 @@ def patients(federation, position: int) -> tuple[int, int]:
 
 def without_tags(monkeypatch) -> None:
     """Have sites decrypt whatever sum comes; the check of the noise after that stays."""
-    monkeypatch.setattr(clients.release, "check_aggregate", lambda aggregate, **_: None)
+    monkeypatch.setattr(clients.secrets.release, "check_aggregate", lambda aggregate, **_: None)
 
 
 def with_tags_of_first_polynomials_alone(monkeypatch) -> None:
@@ -135,8 +135,8 @@ def with_tags_of_first_polynomials_alone(monkeypatch) -> None:
         covered[len(covered) // 2 :] = 0
         return tag_of(vectors, covered, parameters)
 
-    monkeypatch.setattr("clients.sealing.tag_of", tag_of_first)
-    monkeypatch.setattr("clients.release.tag_of", tag_of_first)
+    monkeypatch.setattr("clients.secrets.sealing.tag_of", tag_of_first)
+    monkeypatch.setattr("clients.secrets.release.tag_of", tag_of_first)
 
 
 def _smallest_root(parameters: CkksParameters) -> int:

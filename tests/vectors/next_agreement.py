@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from clients.code import code_digest
-from clients.enrolment import enrol, read_card
-from clients.identity_file import IDENTITY
-from clients.membership import TABLE, commitment, pin
-from clients.secret import SecretBytes
+from clients.run.code import code_digest
+from clients.run.membership import TABLE, commitment, pin
+from clients.run.start import last_model
+from clients.secrets.enrolment import enrol, read_card
+from clients.secrets.identity_file import IDENTITY
+from clients.secrets.secret import SecretBytes
+from clients.secrets.vault import Vault
 from clients.simulation import simulated_site_names, site_tables
-from clients.start import last_model
-from clients.vault import Vault
 from protocol.agreement import Agreement
 from protocol.schedule import KEY_BYTES
 

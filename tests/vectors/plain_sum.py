@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clients.learner import Learner
-from clients.learner_state import LearnerState
-from clients.table import Values
+from clients.data.table import Values
+from clients.learning.learner import Learner
+from clients.learning.learner_state import LearnerState
 from protocol.packing import Integers, RoundKind
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from clients.ckks import Decryptor
-from clients.run_files import Position, RunFiles
-from clients.run_keys import RunKeys
+from clients.run.files import Position, RunFiles
+from clients.run.run_keys import RunKeys
+from clients.secrets.ckks import Decryptor
 from protocol.agreement import Cohort
 from protocol.envelope import ROUND_NUMBER, Request
 from protocol.notes import NOTE_MAGIC, NoteKind, SiteNote

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from scripts.environment import project_root
-from scripts.provider_directory import ProviderDirectory
+from scripts.provider.directory import ProviderDirectory
 from scripts.superlink import free_port
 
 START_SECONDS = 60.0

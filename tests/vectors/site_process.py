@@ -19,10 +19,10 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.supercore.task_identity import TaskIdentity
 
-import clients.answering
-from clients.answering import answer
-from clients.site import Site
-from clients.vault import Vault
+import clients.node.answering
+from clients.node.answering import answer
+from clients.run.site import Site
+from clients.secrets.vault import Vault
 from protocol.envelope import Request
 
 RUN_ID: Final = 1
@@ -30,7 +30,7 @@ RUN_ID: Final = 1
 _END_SECONDS: Final = 10.0
 # forks of a process that has loaded everything, also what torch loads when it trains first, start at once and share it
 _PROCESSES: Final = get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["clients.answering", "torch.fx.experimental.symbolic_shapes"])
+_PROCESSES.set_forkserver_preload(["clients.node.answering", "torch.fx.experimental.symbolic_shapes"])
 
 
 class SiteProcess:
@@ -79,7 +79,7 @@ class SiteProcess:
 
 
 def _serve(connection: Connection, vault: Path, node: int) -> None:
-    clients.answering._write_report = lambda site, run: (
+    clients.node.answering._write_report = lambda site, run: (
         None
     )  # it takes longer than all the rest, and nobody waits for it
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, 0, node

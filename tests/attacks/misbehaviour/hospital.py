@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from clients.learner import Contribution
-from clients.learner_state import LearnerState
-from clients.membership import Membership
-from clients.run_files import RunFiles
-from clients.site import Site
-from clients.table import Labels, Values
-from clients.upload_journal import JOURNAL
-from clients.vault import Vault
+from clients.data.table import Labels, Values
+from clients.learning.learner import Contribution
+from clients.learning.learner_state import LearnerState
+from clients.run.files import RunFiles
+from clients.run.membership import Membership
+from clients.run.site import Site
+from clients.run.upload_journal import JOURNAL
+from clients.secrets.vault import Vault
 from protocol.agreement import Agreement
 from protocol.envelope import Request
 from protocol.packing import RoundKind

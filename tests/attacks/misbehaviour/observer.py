@@ -18,10 +18,10 @@ from misbehaviour.promises import Promises, Upload, Violation
 from misbehaviour.schedule import SITES
 from misbehaviour.view import Parts, RunView, parsed_update
 
-import clients.state_chain
-from clients.ckks import KEY_SEED_BYTES, Decryptor, SecretKey
-from clients.keys import EpochKeys, EpochSecrets
-from clients.run_keys import RunKeys
+import clients.run.state_chain
+from clients.run.run_keys import RunKeys
+from clients.secrets.ckks import KEY_SEED_BYTES, Decryptor, SecretKey
+from clients.secrets.keys import EpochKeys, EpochSecrets
 from protocol.agreement import FIRST_EPOCH, Agreement, Cohort
 from protocol.envelope import Request, unpack_list
 from protocol.errors import FederationError, ResidualError
@@ -304,7 +304,7 @@ class Observer:
         if handling.has_refused_sum:
             place = (site, handling.run)
             self._tries[place] += 1
-            if self._tries[place] > clients.state_chain.MAX_TRIES:
+            if self._tries[place] > clients.run.state_chain.MAX_TRIES:
                 raise Violation(f"site {site} has answered to {self._tries[place]} wrong sums for one round")
 
     def _check_position(self, site: int, run: bytes) -> None:

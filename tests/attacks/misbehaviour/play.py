@@ -19,10 +19,10 @@ from misbehaviour.schedule import Schedule, Stage
 from misbehaviour.stage import make_starts
 from misbehaviour.view import RunView
 
-import clients.release
-import clients.state_chain
-from clients.ckks import Decryptor
-from clients.state_chain import StateChain
+import clients.run.state_chain
+import clients.secrets.release
+from clients.run.state_chain import StateChain
+from clients.secrets.ckks import Decryptor
 from protocol.agreement import Cohort
 from protocol.envelope import pack_list
 from protocol.errors import ProtocolError, SecondUploadError
@@ -51,8 +51,8 @@ class Theatre:
         }
         self.observer: Observer
         self._decrypted: dict[tuple[object, ...], np.ndarray] = {}
-        patch.setattr(clients.release, "Decryptor", self._spying_decryptor())
-        patch.setattr(clients.state_chain, "release", self._spying_release(clients.state_chain.release))
+        patch.setattr(clients.secrets.release, "Decryptor", self._spying_decryptor())
+        patch.setattr(clients.run.state_chain, "release", self._spying_release(clients.run.state_chain.release))
         patch.setattr(StateChain, "_apply", self._spying_apply(StateChain._apply))
         patch.setattr(StateChain, "_take_void", self._spying_take_void(StateChain._take_void))
 
@@ -179,7 +179,7 @@ def _is_spoiled(view: RunView, hospitals: Sequence[Hospital], insider: int | Non
     cohorts: Mapping[object, set[object]] = defaultdict(set)
     for hospital in hospitals:
         files = hospital.files(view.run)
-        if files.tries() >= clients.state_chain.MAX_TRIES:
+        if files.tries() >= clients.run.state_chain.MAX_TRIES:
             return True
         for line in _uploads([hospital]):
             if line["round_state"] not in cohorts:  # later cohorts of a round follow from the first

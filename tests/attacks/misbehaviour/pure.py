@@ -16,10 +16,10 @@ from functools import lru_cache
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-import clients.opening
-from clients.ckks import SecretKey
-from clients.identity import Identity
-from clients.secret import SecretBytes
+import clients.run.opening
+from clients.secrets.ckks import SecretKey
+from clients.secrets.identity import Identity
+from clients.secrets.secret import SecretBytes
 from protocol.agreement import Agreement, SiteCard
 from protocol.handshake import Session
 from protocol.parameters import CkksParameters
@@ -32,7 +32,7 @@ def remember(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "fsync", lambda descriptor: None)
     patch.setattr(SiteCard, "verify", _remembering_verify())
     patch.setattr(SecretKey, "from_seed", _remembering_from_seed())
-    patch.setattr(clients.opening, "agree_pairs", _remembering_agree())
+    patch.setattr(clients.run.opening, "agree_pairs", _remembering_agree())
     patch.setattr(Session, "from_bytes", _remembering_session())
 
 
@@ -70,7 +70,7 @@ def _remembering_session():
 
 
 def _remembering_agree():
-    agree_pairs = clients.opening.agree_pairs
+    agree_pairs = clients.run.opening.agree_pairs
     known: dict[tuple[bytes, ...], dict[int, SecretBytes]] = {}
 
     def once(*, session: Session, identity: Identity, ephemeral: X25519PrivateKey, consortium_secret, **place):

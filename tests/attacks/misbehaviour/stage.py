@@ -17,12 +17,12 @@ from misbehaviour.observer import Observer
 from misbehaviour.schedule import SITES, Stage
 from misbehaviour.view import RunView
 
-from clients.code import code_digest
-from clients.enrolment import enrol
-from clients.keys import EpochSecrets
-from clients.membership import commitment, pin
-from clients.secret import SecretBytes
-from clients.vault import Vault
+from clients.run.code import code_digest
+from clients.run.membership import commitment, pin
+from clients.secrets.enrolment import enrol
+from clients.secrets.keys import EpochSecrets
+from clients.secrets.secret import SecretBytes
+from clients.secrets.vault import Vault
 from protocol.agreement import Agreement, SiteId
 from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
 from protocol.handshake import RUN_BYTES, Session

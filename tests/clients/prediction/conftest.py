@@ -7,9 +7,9 @@ import pytest
 from published import LOGISTIC, plain, trained_model
 from served import InProcessService
 
-from clients.enrolment import enrol
 from clients.prediction.key_store import KeyStore
-from clients.vault import Vault
+from clients.secrets.enrolment import enrol
+from clients.secrets.vault import Vault
 from protocol.agreement import SiteId
 
 INPUTS = 5

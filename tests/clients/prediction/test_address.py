@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clients.identity import Identity
 from clients.prediction.service import PredictionService
+from clients.secrets.identity import Identity
 from protocol.errors import ConfigurationError
 
 

@@ -6,9 +6,9 @@ import stat
 
 import pytest
 
-from clients.identity_file import IDENTITY
 from clients.prediction.key_store import KEYS, KeyStore
-from clients.vault import Vault
+from clients.secrets.identity_file import IDENTITY
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError
 from protocol.prediction.messages import PublicKey, key_id
 from protocol.prediction.parameters import LINEAR, QUADRATIC

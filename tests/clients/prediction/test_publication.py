@@ -12,7 +12,7 @@ from clients.prediction.key_store import KEYS, KeyStore
 from clients.prediction.publication import prepare_model, publish_model
 from clients.prediction.published import Published
 from clients.prediction.score_file import ScoredRows, ScoreFile
-from clients.vault import Vault
+from clients.secrets.vault import Vault
 from protocol.errors import ConfigurationError, MalformedError, ParametersMismatchError, ProtocolError
 from protocol.prediction.parameters import LINEAR
 from protocol.prediction.wire import HEADER_BYTES

@@ -14,14 +14,14 @@ from served import InProcessService, Server, problem, running
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from tenacity import Retrying
 
-from clients.enrolment import read_card
-from clients.identity import Identity
-from clients.identity_file import read_identity
 from clients.prediction import EncryptedPredictor
 from clients.prediction import service as service_module
 from clients.prediction.key_store import KeyStore
 from clients.prediction.publication import prepare_model, publish_model
 from clients.prediction.service import MAX_ANSWER_BYTES, MAX_LIST_BYTES, ListedModel, PredictionService
+from clients.secrets.enrolment import read_card
+from clients.secrets.identity import Identity
+from clients.secrets.identity_file import read_identity
 from protocol.errors import ConfigurationError, LengthError, MalformedError, SecretMaterialError, ServiceError
 from protocol.prediction.messages import key_id
 from protocol.prediction.parameters import LINEAR

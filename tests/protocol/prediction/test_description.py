@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from published import LOGISTIC, trained_model
 
-from clients.statistics import Standardisation
+from clients.learning.statistics import Standardisation
 from protocol.errors import ConfigurationError, LengthError, MalformedError
 from protocol.prediction.description import MAX_DESCRIPTION_BYTES, ModelDescription, check_model_name, parameters_for
 from protocol.prediction.parameters import LINEAR

@@ -23,7 +23,7 @@ from protocol.prediction.model_file import MODEL_FORMAT, TrainedModel
 from protocol.prediction.parameters import LINEAR
 from protocol.prediction.signed_requests import BINARY
 from protocol.terms import ModelTerms
-from scripts.provider_directory import ProviderDirectory, ProviderSettings
+from scripts.provider.directory import ProviderDirectory, ProviderSettings
 from scripts.superlink import free_port
 from server.prediction.client_registry import Allowance, ClientRegistry
 from server.prediction.evaluation import PLAIN_FILE

@@ -1,0 +1,4 @@
+"""What a hospital's people read after a run.
+
+Trust: site only.
+"""

@@ -1,0 +1,4 @@
+"""A deployed federation on this machine, to try it: `cipherward local`.
+
+Trust: sees everything.
+"""

@@ -1,0 +1,4 @@
+"""What a hospital's people type: `cipherward site` and `cipherward agreement`.
+
+Trust: site only.
+"""

@@ -20,6 +20,7 @@ from conf.run_directory import run_directory
 from protocol.errors import RunPausedError
 from server.record import LOCK_SECONDS, RunRecord
 from strategies.encrypted_fedavg import EncryptedFedAvg
+from strategies.unblocked_grid import UnblockedGrid
 
 _OBJECTS_BETWEEN_COLLECTIONS: Final = 50
 
@@ -54,7 +55,7 @@ def _run(grid: Grid, experiment: conf.ExperimentConfig, record: RunRecord) -> No
         journal=record,
     )
     try:
-        strategy.start(grid, ArrayRecord(), num_rounds=experiment.strategy.rounds)
+        strategy.start(UnblockedGrid(grid), ArrayRecord(), num_rounds=experiment.strategy.rounds)
     except RunPausedError:
         raise  # the strategy has recorded it
     except Exception as error:

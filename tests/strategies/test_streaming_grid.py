@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -55,28 +54,6 @@ class SlowGrid(Grid):
         return "the run"
 
 
-class HaltingGrid(SlowGrid):
-    """Has begun to give node 7's reply, and goes on when it is told to."""
-
-    def __init__(self):
-        super().__init__()
-        self.goes_on = threading.Event()
-        self.begun = []
-
-    def pull_messages(self, message_ids):
-        if "7" in message_ids:
-            self.begun.append("7")
-            assert self.goes_on.wait(30)
-        return super().pull_messages(message_ids)
-
-
-class BrokenGrid(SlowGrid):
-    """Cannot pull."""
-
-    def pull_messages(self, message_ids):
-        raise TimeoutError("no connection")
-
-
 @pytest.fixture(autouse=True)
 def inside_a_task():
     InProcessGrid(None, {}, {})  # Flower makes messages only inside a task
@@ -114,30 +91,6 @@ def test_who_does_not_answer_is_left_out_when_the_time_is_up():
 
 def test_every_reply_that_is_there_is_taken_even_if_the_time_is_up():
     assert nodes_of(StreamingGrid(SlowGrid()).send_and_receive(messages_to(0, 99), timeout=0)) == [0]
-
-
-def test_nobody_waits_for_a_reply_that_began_to_come_and_does_not_go_on():
-    halting = HaltingGrid()
-    grid = StreamingGrid(halting, pull_seconds=0.05)
-
-    assert nodes_of(grid.send_and_receive(messages_to(7, 1, 2), timeout=0.5)) == [1, 2]
-    assert halting.begun == ["7"], "asked for once, however often it is looked for"
-
-
-def test_a_reply_that_goes_on_comes_with_those_of_a_later_exchange():
-    halting = HaltingGrid()
-    grid = StreamingGrid(halting, pull_seconds=0.05)
-    assert nodes_of(grid.send_and_receive(messages_to(7), timeout=0.2)) == []
-
-    halting.pulls["7"] = 7
-    halting.goes_on.set()
-
-    assert nodes_of(grid.send_and_receive(messages_to(99), timeout=1.0)) == [7]
-
-
-def test_what_pulling_raises_is_raised():
-    with pytest.raises(TimeoutError, match="no connection"):
-        list(StreamingGrid(BrokenGrid()).send_and_receive(messages_to(0)))
 
 
 def test_no_messages_are_no_replies():

@@ -88,7 +88,13 @@ class Attendance:
 
     def stands_before(self, sites: Iterable[int], round_number: int) -> None:
         """Take note that sites have applied all sums before a round."""
-        self._next_round |= dict.fromkeys(sites, round_number)
+        for site in sites:
+            self._next_round[site] = round_number
+            self.ask_soon(site)
+
+    def ask_soon(self, site: int) -> None:
+        """Take note that a site gets on: if it is away, or goes away, it is asked soon who it is."""
+        self._asked.pop(self._nodes[site], None)
 
     def request(self, request: Request, site: int, **parts: bytes) -> Message:
         """Make a message to a site that has been there."""
@@ -173,7 +179,6 @@ class Attendance:
         site = self._site_of_card.get(reply.parts["card"])
         if site is None or site not in self._absent:
             return None
-        self._asked.pop(reply.node, None)
         is_known = site in self._nodes
         self._nodes = {other: node for other, node in self._nodes.items() if node != reply.node} | {site: reply.node}
         self._next_round[site] = min(next_round, self.run.agreement.last_round + 1)

@@ -63,6 +63,9 @@ class Collection:
         self._terms = terms
         self._prepare = prepare
         self._call = UploadCall(round=terms.round, cohort=terms.cohort)
+        self._refused_first: dict[int, float] = {}
+        self._void_seconds = 0.0
+        self._voiding: set[int] = set()
         self.total = RoundSum(terms)
         self.up_bytes = 0
         self.seconds = 0.0
@@ -78,6 +81,7 @@ class Collection:
         self._history.keep_cohort(self._call, self._terms.state)
         deadline = time.monotonic() + patience_seconds
         slice_seconds = min(_LONGEST_SLICE_SECONDS, patience_seconds / _SLICES)
+        self._void_seconds = slice_seconds
         messages = [self._upload(site) for site in self._terms.cohort if site in self._attendance.present]
         is_told = False
         while True:
@@ -104,6 +108,10 @@ class Collection:
     def _upload(self, site: int) -> Message:
         return self._attendance.request(Request.UPLOAD, site, call=self._call.to_bytes())
 
+    def _void(self, site: int) -> Message:
+        self._voiding.add(site)
+        return self._attendance.request(Request.VOID, site, round=ROUND_NUMBER.pack(self._terms.round))
+
     def _next_messages(self, answer: Answer) -> list[Message]:
         """Take an answer in, and return what to ask its site next."""
         site, parts = answer.site, answer.parts
@@ -116,23 +124,37 @@ class Collection:
                 return [self._attendance.open_request(site)]
             case Request.ANNOUNCE | Request.OPEN:
                 return [self._prepare(site)]
-            case Request.PREPARE | Request.UPLOAD if answer.is_refusal:
-                return [self._attendance.request(Request.VOID, site, round=ROUND_NUMBER.pack(self._terms.round))]
-            case Request.PREPARE if parts is not None and self._is_ready(site, parts["note"]):
-                return [self._upload(site)]
+            case Request.PREPARE | Request.UPLOAD if answer.is_refusal and self._is_to_be_voided(site):
+                return [self._void(site)]
+            case Request.PREPARE if parts is not None:
+                return self._after_ready(site, parts["note"])
             case Request.UPLOAD if parts is not None:
                 self._add(site, parts.pop("update"))  # nobody else holds it, so the next one finds its memory free
             case Request.VOID if parts is not None:
                 self._take_void(site, parts["note"])
         return []
 
-    def _is_ready(self, site: int, data: bytes) -> bool:
+    def _is_to_be_voided(self, site: int) -> bool:
+        """Return whether a site that refuses is to promise that nothing of it left, which it can never take back.
+
+        Not at once, since a full disk may have room a moment later; and not if those that are left are too few for a
+        sum, since no later resuming could make them more.
+        """
+        first = self._refused_first.setdefault(site, time.monotonic())
+        left = len(self._terms.cohort) - len(self._voiding | {site})
+        is_dispensable = left >= self._terms.agreement.terms.cohort.smallest_cohort
+        return is_dispensable and time.monotonic() - first >= self._void_seconds
+
+    def _after_ready(self, site: int, data: bytes) -> list[Message]:
+        """Return what to ask a site next that says where it stands: nothing, if its people gave up another's upload."""
         try:
-            read_note(self._attendance.run, NoteKind.READY, self._terms.round, site, data)
+            note = read_note(self._attendance.run, NoteKind.READY, self._terms.round, site, data)
         except ProtocolError as error:
             self._refuse(site, error)
-            return False
-        return True
+            return []
+        if note.state == self._terms.state:
+            return [self._upload(site)]
+        return [self._void(site)] if site in note.voided else []  # it has promised already, and was not heard
 
     def _add(self, site: int, update: bytes) -> None:
         started = time.perf_counter()
@@ -153,6 +175,7 @@ class Collection:
             self._refuse(site, error)
             return
         self._history.keep_void(self._terms.round, data)
+        self._attendance.ask_soon(site)
         self.is_voided = True
         (name,) = run.names([site])
         self._journal.event(

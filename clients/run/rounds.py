@@ -17,6 +17,7 @@ from clients.run.state_chain import StateChain, told_by_round
 from clients.secrets.sealing import seal_update
 from protocol.agreement import Cohort
 from protocol.errors import (
+    CohortError,
     DataError,
     RoundMismatchError,
     SecondUploadError,
@@ -129,6 +130,7 @@ class Rounds:
             SecondUploadError: An update has left.
             RoundMismatchError: This site does not stand before that round.
             MalformedError: The run has no such round.
+            CohortError: The others would be too few for a sum, so that the promise would end the run.
         """
         keys = self._keys()
         position = self._files.position()  # without the learner: a site whose table is damaged can say this, too
@@ -139,6 +141,9 @@ class Rounds:
         if self._files.journal.first_cohort(state) is not None:
             raise SecondUploadError("update for this round", expected="none that has left", got="one")
         if not self._files.journal.has_voided(state):
+            self._check_others(
+                position.members if position else keys.session.sites, position.voided if position else ()
+            )
             self._files.journal.keep_void(state, round_number)
             self._tell("voided", round_number, f"this site has signed that nothing of it left in round {round_number}")
         return self._signed_note(NoteKind.VOID, round_number, state, (), keys)
@@ -224,6 +229,12 @@ class Rounds:
         self._agreement.check_cohort(cohort, members=allowed)
         if here not in cohort:
             raise SiteMismatchError("cohort", expected=f"one with site {here}", got=cohort)
+
+    def _check_others(self, members: Cohort, voided: Cohort) -> None:
+        others = [site for site in members if site not in {*voided, self._membership.site}]
+        smallest = self._agreement.terms.cohort.smallest_cohort
+        if len(others) < smallest:
+            raise CohortError("sites left for this round", expected=f"at least {smallest}", got=len(others))
 
     def _note(self, kind: NoteKind, position: Position, keys: RunKeys) -> bytes:
         return self._signed_note(kind, position.round, position.upload_state, position.voided, keys)

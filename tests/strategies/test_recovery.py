@@ -159,7 +159,7 @@ def test_a_site_that_cannot_upload_signs_that_nothing_left_and_the_others_go_on(
     assert_like_the_twin(founded)
 
 
-def test_too_many_voids_leave_no_cohort_but_a_run_that_can_be_resumed(run, founded, monkeypatch):
+def test_nobody_signs_away_what_the_others_are_too_few_without_and_the_run_can_be_resumed(run, founded, monkeypatch):
     handle_upload = Rounds.handle_upload
 
     def refuse_in_round_1(self, call):
@@ -168,11 +168,59 @@ def test_too_many_voids_leave_no_cohort_but_a_run_that_can_be_resumed(run, found
         return handle_upload(self, call)
 
     monkeypatch.setattr(Rounds, "handle_upload", refuse_in_round_1)
-    with pytest.raises(Exception, match="at least 3, got 2"):
-        run(founded)
+    with pytest.raises(RunPausedError, match="not to be given up"):
+        run(founded, patience_seconds=6)  # who refuses is asked again after a while
+    assert len(events(founded, "voided")) == 1
+    monkeypatch.undo()
 
-    assert len(events(founded, "voided")) == 2
-    assert [len(uploads(founded, site)) for site in founded.everyone][2:] == [1, 1]
+    run(founded)
+
+    (voided,) = events(founded, "voided")
+    assert cohorts(founded)[1] == [name for name in EVERYBODY if name != voided["site"]]
+    assert cohorts(founded)[2:] == [EVERYBODY] * 2
+    assert_like_the_twin(founded)
+
+
+@pytest.mark.parametrize("sites", [3, 4])
+def test_a_refusal_that_is_over_in_a_moment_costs_nothing(run, found, founded, monkeypatch, sites):
+    federation = found(replace(founded.experiment, federation=replace(founded.experiment.federation, sites=sites)))
+    handle_upload, refused = Rounds.handle_upload, []
+
+    def refuse_once(self, call):
+        if self._membership.site == 2 and self._files.next_round() == 1 and not refused:
+            refused.append(True)
+            raise OSError(28, "No space left on device")
+        return handle_upload(self, call)
+
+    monkeypatch.setattr(Rounds, "handle_upload", refuse_once)
+    run(federation, patience_seconds=6)
+
+    assert refused
+    assert events(federation, "voided") == []
+    assert cohorts(federation) == [EVERYBODY[:sites]] * 4
+    assert_like_the_twin(federation)
+
+
+def test_a_site_whose_people_gave_up_another_s_upload_is_not_made_to_give_up_its_own(run, founded, monkeypatch):
+    handle_upload = Rounds.handle_upload
+
+    def decide_first(self, call):
+        if self._membership.site == 0 and self._files.next_round() == 1:
+            self.overrule(1, 2)
+        return handle_upload(self, call)
+
+    monkeypatch.setattr(Rounds, "handle_upload", decide_first)
+    with pytest.raises(RunPausedError, match="hospital-1"):
+        run(founded, silent_from(Request.UPLOAD, THIRD, 1))
+    assert events(founded, "voided") == []
+    monkeypatch.undo()
+    for position in (1, 3):
+        founded.site(position).overrule(only_run(founded, 0), 1, "hospital-3")
+
+    run(founded, nodes=[100, 101, 103])
+
+    assert cohorts(founded) == [EVERYBODY, WITHOUT_THIRD, WITHOUT_THIRD, WITHOUT_THIRD]
+    assert_like_the_twin(founded, 0, 1, 3)
 
 
 KEPT_IN_A_RUN = 4 + 3 * 4  # run, agreement, session, secrets; state, cohort and sum of each round

@@ -153,6 +153,16 @@ def test_the_note_is_the_same_however_often_it_is_asked_for(started):
     assert events_of(started, 3).count("voided") == 1
 
 
+def test_nothing_is_promised_that_would_leave_too_few_for_a_sum(founded_once, found):
+    experiment = founded_once.experiment
+    three = found(replace(experiment, federation=replace(experiment.federation, sites=3)))
+    three.open()
+
+    with pytest.raises(CohortError, match="at least 3, got 2"):
+        void(three, 2, 0)
+    assert [entry for entry in journal_of(three, 2) if "void" in entry] == []
+
+
 @pytest.mark.parametrize("round_number", [0, 2, 3, 4, 2**32 - 1])
 def test_a_promise_is_given_for_the_round_that_the_site_stands_before_alone(started, round_number):
     with pytest.raises(ProtocolError):

@@ -7,12 +7,12 @@ Trust: runs at the provider, which carries every message and can read none that 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
-
-from flwr.serverapp import Grid
 
 from protocol.agreement import Agreement
 from protocol.envelope import Request, unpack_list
@@ -25,7 +25,8 @@ from strategies.journal import RunJournal
 from strategies.replies import Reply, make_request, read_replies
 from strategies.streaming_grid import StreamingGrid
 
-_POLL_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 0.2
+_AGAIN_SECONDS: Final = 30.0
 
 
 def open_run(
@@ -56,13 +57,8 @@ def open_run(
         AgreementMismatchError: The run began with other terms.
         CohortError: Too few sites are there for the smallest cohort, or the steward is not.
     """
-    nodes = _wait_for_nodes(grid, sites, join_seconds)
-    smallest = terms.cohort.smallest_cohort
-    if len(nodes) < smallest:
-        raise CohortError("connected nodes (the smallest cohort)", expected=f"at least {smallest}", got=len(nodes))
-    announce = [make_request(Request.ANNOUNCE, node, run=history.run) for node in nodes]
-    replies = grid.send_and_receive(announce, timeout=answer_seconds)
-    announced = [reply for reply in read_replies(replies, journal) if reply.parts is not None]
+    arrivals = _Arrivals(grid, history, terms, sites, journal)
+    announced = arrivals.wait(join_seconds, answer_seconds)
     agreement, session = history.session(terms) or _new_session(announced, terms, history, journal)
     secrets = history.secrets(session)
     if secrets is None:
@@ -75,11 +71,83 @@ def open_run(
     return attendance
 
 
-def _wait_for_nodes(grid: Grid, sites: int, join_seconds: float) -> list[int]:
-    deadline = time.monotonic() + join_seconds
-    while len(nodes := list(grid.get_node_ids())) < sites and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-    return nodes
+class _Arrivals:
+    """Asks each node who is there, as the nodes connect.
+
+    What is waited for are cards, not nodes: a SuperLink may have the nodes of other consortia, too.
+    """
+
+    def __init__(self, grid: StreamingGrid, history: RunHistory, terms: Terms, sites: int, journal: RunJournal) -> None:
+        self._grid = grid
+        self._run = history.run
+        self._terms = terms
+        self._sites = sites
+        self._journal = journal
+        self._unanswered: set[int] = set()
+        self._next_time: dict[int, float] = {}
+        self._announced: list[Reply] = []
+        self._here: dict[bytes, set[int]] = {}
+
+    def wait(self, join_seconds: float, answer_seconds: float) -> list[Reply]:
+        """Wait for all sites, and return what nodes announced; a site that is not there in time is left out.
+
+        Raises:
+            CohortError: Fewer nodes are connected than the smallest cohort has sites; nobody was asked.
+        """
+        smallest = self._terms.cohort.smallest_cohort
+        joined_by = time.monotonic() + join_seconds
+        is_asked = is_told = False
+        while True:
+            nodes = list(self._grid.get_node_ids())
+            is_asked = is_asked or len(nodes) >= smallest
+            if is_asked:
+                self._ask(nodes)
+            left = joined_by - time.monotonic()
+            if self._count >= self._sites or left < (-answer_seconds if self._unanswered else 0.0):
+                break
+            if is_asked and not (self._unanswered or is_told):
+                self._tell(left)
+                is_told = True
+            time.sleep(_POLL_SECONDS)
+        if not is_asked:
+            raise CohortError("connected nodes (the smallest cohort)", expected=f"at least {smallest}", got=len(nodes))
+        return self._announced
+
+    @property
+    def _count(self) -> int:
+        return max(map(len, self._here.values()), default=0)
+
+    def _ask(self, nodes: Sequence[int]) -> None:
+        """Ask the nodes that are new, or that did not or would not say a while ago, and take answers in."""
+        now = time.monotonic()
+        for node in self._unanswered.difference(nodes):  # it is gone, and so is the question; it may come back
+            self._unanswered.discard(node)
+            del self._next_time[node]
+        due = [node for node in nodes if self._next_time.get(node, now) <= now]
+        self._next_time |= dict.fromkeys(due, now + _AGAIN_SECONDS)
+        self._unanswered |= set(due)
+        self._grid.post([make_request(Request.ANNOUNCE, node, run=self._run) for node in due])
+        for reply in read_replies(self._grid.send_and_receive([], timeout=0.0), self._journal):
+            self._unanswered.discard(reply.node)
+            if reply.parts is not None:
+                self._next_time[reply.node] = math.inf
+                self._announced.append(reply)
+                self._recognise(reply.parts)
+
+    def _recognise(self, parts: Mapping[str, bytes]) -> None:
+        with contextlib.suppress(ProtocolError):  # what is wrong with it is told where the session is made
+            agreement = Agreement.from_bytes(parts["agreement"])
+            if agreement.terms == self._terms:
+                card = RunCard.from_bytes(parts["card"], agreement, self._run)
+                self._here.setdefault(agreement.digest, set()).add(card.site)
+
+    def _tell(self, seconds: float) -> None:
+        self._journal.event(
+            "joining",
+            sites=self._count,
+            text=f"{self._count} of {self._sites} sites are there; the others have {seconds:.0f} s "
+            "(why a site refuses stands in its own log)",
+        )
 
 
 def _new_session(

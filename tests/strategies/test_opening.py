@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from strategies.history import RunHistory
 from strategies.opening import open_run
 from strategies.replies import make_request, read_replies
 from strategies.streaming_grid import StreamingGrid
+from strategies.wrapped_grid import WrappedGrid
 
 RUN = bytes(range(RUN_BYTES))
 
@@ -47,13 +49,15 @@ def journal():
 
 @pytest.fixture
 def open_(founded, grid_of, journal):
-    def open_over(interfere=lambda reply: reply, *, nodes=None, terms=None, sites=None):
+    def open_over(
+        interfere=lambda reply: reply, *, nodes=None, terms=None, sites=None, join_seconds=0.0, wrap=lambda grid: grid
+    ):
         return open_run(
-            StreamingGrid(grid_of(founded, interfere, nodes=nodes)),
+            StreamingGrid(wrap(grid_of(founded, interfere, nodes=nodes))),
             history=RunHistory(journal),
             terms=terms or founded.experiment.terms,
             sites=len(founded.everyone) if sites is None else sites,
-            join_seconds=0.0,
+            join_seconds=join_seconds,
             answer_seconds=0.1,
             journal=journal,
         )
@@ -107,6 +111,89 @@ def test_with_fewer_nodes_than_the_smallest_cohort_it_says_so(open_, founded):
     with pytest.raises(CohortError, match=r"smallest cohort.*expected at least 3, got 2"):
         open_(nodes=[100, 101])
     assert not founded.vault(0).path("runs").exists()
+
+
+class StrangersGrid(WrappedGrid):
+    """Also lists nodes of another consortium, which refuse; a site of ours connects after some looks."""
+
+    def __init__(self, grid, *, late, looks):
+        super().__init__(grid)
+        self.late = late
+        self.looks = looks
+        self.strangers = [900, 901, 902]
+        self.refusals = {}
+
+    def get_node_ids(self):
+        self.looks -= 1
+        ours = [node for node in self._grid.get_node_ids() if node != self.late or self.looks < 0]
+        return [*self.strangers, *ours]
+
+    def push_messages(self, messages):
+        (message,) = messages
+        if message.metadata.dst_node_id not in self.strangers:
+            return self._grid.push_messages([message])
+        name = f"stranger {len(self.refusals)}"
+        self.refusals[name] = Message(pack_refusal(), reply_to=message)
+        return [name]
+
+    def pull_messages(self, message_ids):
+        (name,) = message_ids
+        return [self.refusals[name]] if name in self.refusals else self._grid.pull_messages([name])
+
+
+def test_nodes_of_others_are_not_taken_for_the_sites_that_are_waited_for(open_, journal):
+    opened = open_(join_seconds=60.0, wrap=lambda grid: StrangersGrid(grid, late=103, looks=5))
+
+    assert opened.run.session.sites == (0, 1, 2, 3)
+    (joining,) = journal.named("joining")
+    assert joining["text"].startswith("3 of 4 sites are there; the others have 60 s")
+
+
+def test_a_site_that_vanishes_before_it_answers_is_asked_again_when_it_is_back(open_, monkeypatch):
+    monkeypatch.setattr("strategies.opening._AGAIN_SECONDS", 3600.0)
+    grids, looks = [], []
+
+    class VanishingGrid(WrappedGrid):
+        def get_node_ids(self):
+            looks.append(True)
+            if len(looks) == 4:
+                grids[0].bring_back(102)
+            return self._grid.get_node_ids()
+
+    def keep(grid):
+        grids.append(grid)
+        return VanishingGrid(grid)
+
+    def vanish(reply):
+        if reply.metadata.src_node_id != 102 or len(looks) > 1:
+            return reply
+        grids[0].take_down(102)
+        return None
+
+    assert open_(vanish, join_seconds=60.0, wrap=keep).run.session.sites == (0, 1, 2, 3)
+
+
+def test_all_sites_are_waited_for_no_longer_than_they_may_take(open_):
+    started = time.monotonic()
+
+    opened = open_(join_seconds=1.0, wrap=lambda grid: StrangersGrid(grid, late=103, looks=1 << 30))
+
+    assert opened.run.session.sites == (0, 1, 2)
+    assert 1.0 <= time.monotonic() - started < 30
+
+
+def test_a_site_that_refused_is_asked_again_as_long_as_sites_may_come(open_, monkeypatch):
+    monkeypatch.setattr("strategies.opening._AGAIN_SECONDS", 0.1)
+    refused = []
+
+    def refuse_once(reply):
+        if reply.metadata.src_node_id == 102 and not refused:
+            refused.append(True)
+            reply.content = pack_refusal()
+        return reply
+
+    assert open_(refuse_once, join_seconds=60.0).run.session.sites == (0, 1, 2, 3)
+    assert refused
 
 
 def test_a_site_that_refuses_is_left_out_and_recorded(open_, journal):

@@ -6,8 +6,11 @@ Trust: runs at the provider.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -23,6 +26,8 @@ from strategies.encrypted_fedavg import EncryptedFedAvg
 from strategies.unblocked_grid import UnblockedGrid
 
 _OBJECTS_BETWEEN_COLLECTIONS: Final = 50
+_HARDLY_ANY_BYTES: Final = 1 << 20
+_NO_SPACE: Final = os.strerror(errno.ENOSPC)
 
 app = ServerApp()
 
@@ -38,13 +43,13 @@ def main(grid: Grid, context: Context) -> None:
     with record.locked(LOCK_SECONDS):
         try:
             with _early_collection():
-                _run(grid, experiment, record)
+                _run(grid, experiment, record, directory)
         finally:
             _write_report(directory)
             _log.info("run directory: %s", directory)
 
 
-def _run(grid: Grid, experiment: conf.ExperimentConfig, record: RunRecord) -> None:
+def _run(grid: Grid, experiment: conf.ExperimentConfig, record: RunRecord, directory: Path) -> None:
     federation = experiment.federation
     strategy = EncryptedFedAvg(
         terms=experiment.terms,
@@ -59,8 +64,16 @@ def _run(grid: Grid, experiment: conf.ExperimentConfig, record: RunRecord) -> No
     except RunPausedError:
         raise  # the strategy has recorded it
     except Exception as error:
-        record.event("failed", reason=f"{type(error).__name__}: {error}")
+        record.event("failed", reason=_reason(error, directory))
         raise
+
+
+def _reason(error: Exception, directory: Path) -> str:
+    """Say why a run failed; a full disk has many faces, such as the SuperLink's "500 Internal Server Error"."""
+    text = f"{type(error).__name__}: {error}"
+    if shutil.disk_usage(directory).free < _HARDLY_ANY_BYTES and _NO_SPACE not in text:
+        text = f"{_NO_SPACE} ({directory}); {text}"
+    return text
 
 
 @contextlib.contextmanager

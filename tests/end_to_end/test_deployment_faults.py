@@ -130,14 +130,21 @@ def assert_each_uploaded_where_it_was_named(deployed: Deployment, cohorts: list[
 
 
 def test_a_process_killed_while_it_trains_leaves_its_site_out_of_that_round(deployed):
-    deployed.renew(strategy=replace(SMALL.strategy, local_epochs=100))  # long enough to be met at work
+    deployed.renew(
+        strategy=replace(SMALL.strategy, local_epochs=1000)
+    )  # a second or two: no other message takes as long
     site = deployed.sites[2]
     forks = site.forks()
     name = deployed.submit()
     deployed.wait_for(name, "round")  # after statistics comes training
-    assert wait_until(lambda: bool(forks.children()))
-    time.sleep(0.2)
-    (trains,) = forks.children()
+
+    def at_work() -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [child for child in forks.children() if time.time() - child.create_time() > 1.0]
+        return []
+
+    assert wait_until(lambda: bool(at_work()))
+    (trains,) = at_work()
     trains.kill()
 
     deployed.finish(name)

@@ -6,6 +6,7 @@ import gc
 import json
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import Context, RecordDict
@@ -124,3 +125,13 @@ def test_a_run_that_another_serverapp_works_on_is_left_alone(serve, founded, mon
         serve(founded)
 
     assert not (founded.directory / "provider" / "events.jsonl").exists()
+
+
+def test_a_full_disk_is_named_whatever_failed_because_of_it(serve, founded, monkeypatch):
+    monkeypatch.setattr("server.app.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(CohortError):
+        serve(founded, lambda reply: None)
+
+    (failed,) = [event for event in events(founded) if event["event"] == "failed"]
+    assert failed["reason"].startswith("No space left on device (")
+    assert "CohortError" in failed["reason"]

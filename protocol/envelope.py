@@ -42,6 +42,7 @@ class Request(StrEnum):
     ANNOUNCE = "query.announce"
     ENTRUST = "query.entrust"
     OPEN = "query.open"
+    CATCH_UP = "query.catch_up"
     PREPARE = "train.prepare"
     UPLOAD = "train.upload"
     VOID = "query.void"
@@ -52,6 +53,7 @@ REQUEST_PARTS: Final[Mapping[Request, tuple[str, ...]]] = {
     Request.ANNOUNCE: ("run",),
     Request.ENTRUST: ("run", "session"),
     Request.OPEN: ("run", "session", "secret"),
+    Request.CATCH_UP: ("run", "history"),
     Request.PREPARE: ("run", "round", "history"),
     Request.UPLOAD: ("run", "call"),
     Request.VOID: ("run", "round"),
@@ -63,6 +65,7 @@ ANSWER_PARTS: Final[Mapping[Request, tuple[str, ...]]] = {
     Request.ANNOUNCE: ("card", "agreement", "round"),
     Request.ENTRUST: ("secrets",),
     Request.OPEN: (),
+    Request.CATCH_UP: ("round",),
     Request.PREPARE: ("note",),
     Request.UPLOAD: ("update",),
     Request.VOID: ("note",),

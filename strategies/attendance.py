@@ -8,6 +8,7 @@ Trust: runs at the provider. A site says by its card who it is; whether that is 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -154,14 +155,26 @@ class Attendance:
             messages: Replies, in any order.
         """
         for reply in read_replies(messages, self._journal):
+            parts = reply.parts
             if reply.request is Request.ANNOUNCE:
                 site = self.welcome(reply)
             else:
                 site = next((site for site, node in self._nodes.items() if node == reply.node), None)
-                if site is not None and reply.parts is None:
+                if reply.request is Request.CATCH_UP and parts is not None and not self._gets_on(site, parts):
+                    parts = None
+                if site is not None and parts is None:
                     self._absent.add(site)
             if site is not None:
-                yield Answer(site=site, request=reply.request, parts=reply.parts, is_refusal=reply.is_refusal)
+                yield Answer(site=site, request=reply.request, parts=parts, is_refusal=reply.is_refusal)
+
+    def _gets_on(self, site: int | None, parts: Mapping[str, bytes]) -> bool:
+        """Return whether CATCH_UP has moved a site, which otherwise would be asked the same for ever."""
+        if site is None:
+            return False
+        before = self._next_round[site]
+        with contextlib.suppress(ProtocolError):
+            self._next_round[site] = min(unpack_round(parts["round"]), self.run.agreement.last_round + 1)
+        return self._next_round[site] > before
 
     def welcome(self, reply: Reply) -> int | None:
         """Take note of where a site is, by its answer to ANNOUNCE; return the site, or None if it is none of the run's.

@@ -122,7 +122,7 @@ class Collection:
         match answer.request:
             case Request.ANNOUNCE if self._attendance.is_to_be_opened(site):
                 return [self._attendance.open_request(site)]
-            case Request.ANNOUNCE | Request.OPEN:
+            case Request.ANNOUNCE | Request.OPEN | Request.CATCH_UP if parts is not None:
                 return [self._prepare(site)]
             case Request.PREPARE | Request.UPLOAD if answer.is_refusal and self._is_to_be_voided(site):
                 return [self._void(site)]

@@ -211,8 +211,14 @@ class EncryptedFedAvg(TrainOnlyStrategy):
             yield self._prepare(site, round_number)
 
     def _prepare(self, site: int, round_number: int) -> Message:
-        history = pack_list(self._history.since(self._attendance.next_round(site), round_number))
-        return self._attendance.request(Request.PREPARE, site, round=ROUND_NUMBER.pack(round_number), history=history)
+        return self._with_history(Request.PREPARE, site, round_number, round=ROUND_NUMBER.pack(round_number))
+
+    def _with_history(self, request: Request, site: int, round_number: int, **parts: bytes) -> Message:
+        """Make a request to a site before which it needs sums; the first of them alone, if they are too many."""
+        steps, reached = self._history.since(self._attendance.next_round(site), round_number)
+        if reached < round_number:
+            return self._attendance.request(Request.CATCH_UP, site, history=pack_list(steps))
+        return self._attendance.request(request, site, history=pack_list(steps), **parts)
 
     def _ready(self, round_number: int, replies: Iterable[Message]) -> Standing:
         """Collect who is ready for a round; a site that comes back meanwhile is asked too.
@@ -232,7 +238,7 @@ class EncryptedFedAvg(TrainOnlyStrategy):
                 elif is_back and self._attendance.is_to_be_opened(answer.site):
                     self._grid.post([self._attendance.open_request(answer.site)])
                 elif answer.site in members and (
-                    is_back or (answer.request is Request.OPEN and answer.parts is not None)
+                    is_back or (answer.request in {Request.OPEN, Request.CATCH_UP} and answer.parts is not None)
                 ):
                     self._grid.post([self._prepare(answer.site, round_number)])
             ready = {site for site, _ in notes}
@@ -312,13 +318,11 @@ class EncryptedFedAvg(TrainOnlyStrategy):
     def _closing_notes(self, messages: Iterable[Message], seconds: float) -> list[tuple[int, bytes]]:
         notes = []
         for answer in self._attendance.answers(self._grid.send_and_receive(messages, timeout=seconds)):
-            if answer.request is Request.ANNOUNCE:
+            if answer.request is Request.ANNOUNCE or (answer.request is Request.CATCH_UP and answer.parts is not None):
                 self._grid.post([self._closing(answer.site)])
             elif answer.request is Request.CLOSE and answer.parts is not None:
                 notes.append((answer.site, answer.parts["note"]))
         return notes
 
     def _closing(self, site: int) -> Message:
-        last_round = self._run.agreement.last_round
-        history = pack_list(self._history.since(self._attendance.next_round(site), last_round + 1))
-        return self._attendance.request(Request.CLOSE, site, history=history)
+        return self._with_history(Request.CLOSE, site, self._run.agreement.last_round + 1)

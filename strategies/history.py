@@ -23,6 +23,9 @@ from protocol.terms import Terms
 from protocol.update import EncryptedAggregate
 from strategies.journal import RunJournal
 
+_MOST_HISTORY_BYTES: Final = 1 << 26
+"""Of the sums in one message, the last one not counted: both sides hold them in memory."""
+
 _RUN: Final = "run.id"
 _AGREEMENT: Final = "agreement.json"
 _SESSION: Final = "session.cwk"
@@ -118,14 +121,24 @@ class RunHistory:
         data = self.sum(0)
         return session.sites if data is None else EncryptedAggregate.from_bytes(data, agreement).cohort
 
-    def since(self, round_number: int, until: int) -> Sequence[bytes]:
-        """Return what a site needs to get from before one round to before another: void notes and sums, in order."""
+    def since(self, round_number: int, until: int) -> tuple[Sequence[bytes], int]:
+        """Return what brings a site from before one round to before another, or as far as one message goes.
+
+        Returns:
+            Void notes and sums, in order, and the round before which they bring the site.
+        """
         steps: list[bytes] = []
+        size = 0
         for number in range(round_number, until + 1):
             steps += self.voids(number)
             data = self.sum(number) if number < until else None
-            steps += [] if data is None else [data]
-        return steps
+            if data is None:
+                continue
+            steps.append(data)
+            size += len(data)
+            if size > _MOST_HISTORY_BYTES and number + 1 < until:
+                return steps, number + 1
+        return steps, until
 
     def _kept(self, name: str, data: bytes) -> bytes:
         self._journal.keep(name, data)

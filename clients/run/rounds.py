@@ -44,6 +44,21 @@ class Rounds:
         self._files = RunFiles(membership.vault, run)
         self._chain = StateChain(membership, run, make_learner)
 
+    def handle_catch_up(self, history: Sequence[bytes]) -> int:
+        """Apply a part of what this site has missed, without training for the rounds in between.
+
+        Args:
+            history: Void notes and sums, in the order in which they apply; what is already applied is passed over.
+
+        Returns:
+            The round whose sum this site needs next.
+
+        Raises:
+            ProtocolError: A sum was refused.
+        """
+        position, _ = self._chain.catch_up(history, self._keys())
+        return position.round
+
     def handle_prepare(self, round_number: int, history: Sequence[bytes]) -> bytes:
         """Apply the history that came, train, and say that this site is ready.
 

@@ -78,6 +78,7 @@ class Site:
             Request.ANNOUNCE: self._announce,
             Request.ENTRUST: self._entrust,
             Request.OPEN: self._open,
+            Request.CATCH_UP: self._catch_up,
             Request.PREPARE: self._prepare,
             Request.UPLOAD: self._upload,
             Request.VOID: self._void,
@@ -98,6 +99,10 @@ class Site:
     def _open(self, parts: Parts) -> dict[str, bytes]:
         Opening(self._membership, parts["run"]).handle_open(parts["session"], parts["secret"])
         return {}
+
+    def _catch_up(self, parts: Parts) -> dict[str, bytes]:
+        next_round = self._rounds(parts).handle_catch_up(unpack_list(parts["history"], limit=MAX_HISTORY))
+        return {"round": ROUND_NUMBER.pack(next_round)}
 
     def _prepare(self, parts: Parts) -> dict[str, bytes]:
         history = unpack_list(parts["history"], limit=MAX_HISTORY)

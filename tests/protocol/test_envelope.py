@@ -42,6 +42,7 @@ def test_the_requests_are_the_message_types_of_the_wire():
         "query.announce",
         "query.entrust",
         "query.open",
+        "query.catch_up",
         "train.prepare",
         "train.upload",
         "query.void",

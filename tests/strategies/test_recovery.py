@@ -118,6 +118,63 @@ def test_a_site_that_vanishes_is_back_in_a_later_round_at_whatever_node(grid_wit
     assert_like_the_twin(founded)
 
 
+def away_for_rounds(grid, counts, *, until):
+    """Take the third site down when round 1 is prepared, and bring it back when the first uploads for a round."""
+
+    def at(reply):
+        kind, node = Request(reply.metadata.message_type), reply.metadata.src_node_id
+        counts[node, kind] += 1
+        if node == THIRD and kind is Request.PREPARE and counts[node, kind] == 2:
+            grid().take_down(THIRD)
+            return None
+        if node == 100 and kind is Request.UPLOAD and counts[node, kind] == until + 1:
+            grid().bring_back(THIRD)
+        return reply
+
+    return at
+
+
+@pytest.mark.parametrize("until", [4, 6])  # rounds: back in one of training, and in the evaluation, to close
+def test_a_site_that_missed_more_than_a_message_holds_gets_it_in_parts(grid_with, found, founded, monkeypatch, until):
+    monkeypatch.setattr("strategies.history._MOST_HISTORY_BYTES", 1)
+    federation = found(replace(founded.experiment, strategy=replace(founded.experiment.strategy, rounds=5)))
+    counts: Counter = Counter()
+    grids = []
+
+    def at(grid, reply):
+        if not grids:
+            grids.append(grid)
+        return interfere(reply)
+
+    interfere = away_for_rounds(lambda: grids[0], counts, until=until)
+    grid_with(federation, at)
+
+    assert counts[THIRD, Request.CATCH_UP] >= until - 2
+    assert events(federation, "finished")[0]["closed"] == EVERYBODY
+    assert EVERYBODY not in cohorts(federation)[1:until]
+    assert_like_the_twin(federation)
+
+
+def test_a_site_that_does_not_get_on_is_not_sent_the_same_for_ever(grid_with, found, founded, monkeypatch):
+    monkeypatch.setattr("strategies.history._MOST_HISTORY_BYTES", 1)
+    federation = found(replace(founded.experiment, strategy=replace(founded.experiment.strategy, rounds=4)))
+    counts: Counter = Counter()
+    grids = []
+
+    def at(grid, reply):
+        if not grids:
+            grids.append(grid)
+        if Request(reply.metadata.message_type) is Request.CATCH_UP:
+            reply.content = pack_envelope({"round": bytes(4)})
+        return interfere(reply)
+
+    interfere = away_for_rounds(lambda: grids[0], counts, until=3)
+    grid_with(federation, at)
+
+    assert 1 <= counts[THIRD, Request.CATCH_UP] < 20
+    assert events(federation, "finished")[0]["not_closed"] == ["hospital-3"]
+
+
 def test_a_site_that_was_away_when_the_secret_was_handed_out_gets_it_later(grid_with, founded):
     is_down = False
 

@@ -23,6 +23,8 @@ from scripts.received_files import read_card
 _CARD: Final = ".card.json"
 _NODE: Final = ".node"
 _EXPELLED: Final = ".expelled"
+_REGISTERING: Final = ".registering"
+"""The card whose node is being registered, and below it a line for each node that was there before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +68,9 @@ def admit(directory: ProviderDirectory, commands: FlowerCommands, enrolment: Enr
     """
     name = enrolment.card.name
     with _locked(directory):
-        old = admitted_sites(directory).get(name)
-        is_known = old is not None and old.node in commands.nodes()  # not, if the database was lost
+        _complete_interrupted(directory, commands)
+        old, registered = admitted_sites(directory).get(name), _registered(commands)
+        is_known = old is not None and old.node in registered  # not, if the database was lost
         if old is not None and old.enrolment == enrolment and is_known:
             return False
         if old is not None and old.enrolment != enrolment and not replace:
@@ -83,11 +86,8 @@ def admit(directory: ProviderDirectory, commands: FlowerCommands, enrolment: Enr
         if old is not None and is_known and old.enrolment.node_key == enrolment.node_key:
             node = old.node  # other keys of the roster, same node
         else:
-            node = _register(directory, commands, enrolment)
-            if old is not None and is_known:
-                _unregister(directory, commands, old)
-        write_whole(_node_file(directory, name), node.encode())
-        write_whole(_card_file(directory, name), enrolment.to_bytes())
+            node = _register(directory, commands, enrolment, registered)
+        _complete(directory, commands, enrolment, node)
     return True
 
 
@@ -99,6 +99,7 @@ def expel(directory: ProviderDirectory, commands: FlowerCommands, name: str) -> 
         RunFailedError: The SuperLink refused.
     """
     with _locked(directory):
+        _complete_interrupted(directory, commands)
         site = admitted_sites(directory).get(name)
         if site is None:
             raise ConfigurationError(f"{name} is not admitted; `cipherward provider status` shows who is")
@@ -107,17 +108,50 @@ def expel(directory: ProviderDirectory, commands: FlowerCommands, name: str) -> 
         _node_file(directory, name).unlink()
 
 
-def _register(directory: ProviderDirectory, commands: FlowerCommands, enrolment: EnrolmentCard) -> NodeId:
+def _register(
+    directory: ProviderDirectory, commands: FlowerCommands, enrolment: EnrolmentCard, registered: list[NodeId]
+) -> NodeId:
+    # first: Flower takes a key once and tells nobody whose node is whose, so the answer must not be lost with us
+    write_whole(directory.admitted / _REGISTERING, "\n".join([enrolment.to_bytes().decode(), *registered]).encode())
     public_key = directory.home / "node.pub"
     public_key.write_text(enrolment.node_key + "\n", encoding="utf-8")
     return commands.register(public_key, enrolment.card.name)
 
 
+def _complete(directory: ProviderDirectory, commands: FlowerCommands, enrolment: EnrolmentCard, node: NodeId) -> None:
+    """Keep whose a registered node is, in place of the one that was admitted under its name; may be done again."""
+    name = enrolment.card.name
+    old = admitted_sites(directory).get(name)
+    if old is not None and old.enrolment.node_key != enrolment.node_key and old.node != node:
+        _unregister(directory, commands, old)
+    write_whole(_node_file(directory, name), node.encode())
+    write_whole(_card_file(directory, name), enrolment.to_bytes())
+    (directory.admitted / _REGISTERING).unlink(missing_ok=True)
+
+
+def _complete_interrupted(directory: ProviderDirectory, commands: FlowerCommands) -> None:
+    """Complete the admission that ended between the SuperLink's word and ours, if there is one."""
+    path = directory.admitted / _REGISTERING
+    if not path.exists():
+        return
+    card, *before = path.read_text(encoding="utf-8").splitlines()
+    new = [node for node in _registered(commands) if node not in before]
+    if len(new) == 1:  # more, if people have registered nodes without us: then nobody knows whose they are
+        _complete(directory, commands, EnrolmentCard.from_bytes(card.encode()), new[0])
+    path.unlink(missing_ok=True)
+
+
 def _unregister(directory: ProviderDirectory, commands: FlowerCommands, site: AdmittedSite) -> None:
-    if site.node in commands.nodes():
-        commands.unregister(site.node)
+    is_registered = site.node in _registered(commands)
     with (directory.admitted / _EXPELLED).open("a", encoding="utf-8") as keys:
-        keys.write(site.enrolment.node_key + "\n")
+        keys.write(site.enrolment.node_key + "\n")  # first: whoever is interrupted here can expel again
+    if is_registered:
+        commands.unregister(site.node)
+
+
+def _registered(commands: FlowerCommands) -> list[NodeId]:
+    """Return the nodes that the SuperLink lets in."""
+    return [node for node, state in commands.nodes().items() if state.status != "unregistered"]
 
 
 def _expelled_keys(directory: ProviderDirectory) -> list[str]:

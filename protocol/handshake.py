@@ -89,6 +89,11 @@ class RunCard:
 CARD_BYTES: Final = _CARD.size
 
 
+def agreement_named_in(card: bytes) -> bytes | None:
+    """Return the digest of the agreement that a run card names, unchecked; None if these are not a card's bytes."""
+    return _CARD.unpack(card)[3] if len(card) == CARD_BYTES else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """The run cards of all sites that take part in a run.

@@ -23,6 +23,7 @@ from clients.secrets.secret import SecretBytes
 from clients.secrets.vault import Vault
 from protocol.agreement import Cohort
 from protocol.errors import SessionMismatchError
+from protocol.handshake import agreement_named_in
 from protocol.state import voided_state
 
 MAX_TRIES: Final = 1000
@@ -89,7 +90,11 @@ class RunFiles:
         """Return how many other runs of an agreement, given by its digest, this vault has files of."""
         own = self._vault.path(self._name(_CARD))
         cards = self._vault.path("runs").glob(f"*/{_CARD}")
-        return sum(path != own and agreement in path.read_bytes() for path in cards)  # a card names its agreement
+        return sum(path != own and agreement_named_in(path.read_bytes()) == agreement for path in cards)
+
+    def agreement(self) -> bytes | None:
+        """Return the digest of the agreement that the run was made under; None if no card went out that names it."""
+        return agreement_named_in(self.card()) if self._vault.has(self._name(_CARD)) else None
 
     def has_ephemeral(self) -> bool:
         """Return whether the site has announced itself in this run and not closed it."""

@@ -43,8 +43,8 @@ def releasable_model(place: Place, beginning: str = "") -> ReleasableModel:
     Raises:
         ConfigurationError: Not one run under this agreement that has ended here fits.
     """
-    runs = [overview.run for overview in run_overviews(place) if overview.is_closed]
-    fitting = [run for run in runs if run.hex().startswith(beginning) and _is_of(place, run)]
+    runs = [overview.run for overview in run_overviews(place) if overview.is_closed and overview.is_pinned]
+    fitting = [run for run in runs if run.hex().startswith(beginning)]
     if len(fitting) != 1:
         raise ConfigurationError(
             f"{len(fitting)} runs that --run {beginning or 'ANY'} fits have ended here under the pinned agreement; see "
@@ -84,8 +84,3 @@ def release(membership: Membership, model: ReleasableModel, purpose: str) -> Rel
         time=now,
         signature=membership.identity.sign(signed).hex(),
     )
-
-
-def _is_of(place: Place, run: bytes) -> bool:
-    """Return whether a run was made under the pinned agreement: its card, which this site signed, names it."""
-    return place.agreement.digest in RunFiles(place.vault, run).card()

@@ -1,5 +1,7 @@
 """How a site's runs stand, and their end, for the site's own people.
 
+A vault has runs of every agreement that it ever pinned, each with a roster of its own.
+
 Trust: site only.
 """
 
@@ -21,20 +23,26 @@ class RunOverview:
     Attributes:
         run: The run's id.
         next_round: The round whose sum the site needs next.
-        last_round: The run's last round.
+        last_round: The run's last round; None if it was made under another agreement than the pinned one.
         is_closed: Whether the run has ended here, and its secrets are deleted.
         has_secrets: Whether its secrets are still on disk.
         has_uploaded: Whether an update for the next round has left.
-        given_up: Names of the sites whose uploads for that round were given up.
+        given_up: Names of the sites whose uploads for that round were given up; under another agreement, whose roster
+            is not known, their numbers in it.
     """
 
     run: bytes
     next_round: int
-    last_round: int
+    last_round: int | None
     is_closed: bool
     has_secrets: bool
     has_uploaded: bool
     given_up: tuple[str, ...]
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the run was made under the pinned agreement."""
+        return self.last_round is not None
 
 
 def run_overviews(place: Place) -> list[RunOverview]:
@@ -64,18 +72,19 @@ def _has_secrets(files: RunFiles) -> bool:
 
 
 def _overview(place: Place, run: bytes) -> RunOverview:
-    files, roster = RunFiles(place.vault, run), place.agreement.roster
-    position, next_round = files.position(), files.next_round()
-    state = position.state if position else initial_state(place.agreement.digest)
+    files, agreement = RunFiles(place.vault, run), place.agreement
+    made_under, position, next_round = files.agreement(), files.position(), files.next_round()
+    is_pinned = made_under == agreement.digest
+    state = position.state if position else initial_state(made_under or b"")  # without a card, nothing has left
     given_up = files.journal.overruled(next_round).union(position.voided if position else ())
-    if files.journal.has_voided(state):
+    if is_pinned and files.journal.has_voided(state):
         given_up.add(place.site)
     return RunOverview(
         run=run,
         next_round=next_round,
-        last_round=place.agreement.last_round,
+        last_round=agreement.last_round if is_pinned else None,
         is_closed=files.closed() is not None,
         has_secrets=_has_secrets(files),
         has_uploaded=files.journal.first_cohort(state) is not None,
-        given_up=tuple(roster[site].name for site in sorted(given_up)),
+        given_up=tuple(agreement.roster[site].name if is_pinned else f"site {site + 1}" for site in sorted(given_up)),
     )

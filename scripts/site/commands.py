@@ -15,6 +15,9 @@ from protocol.errors import ConfigurationError
 from scripts.site.vault_option import NewVaultOption, VaultOption, new_vault, opened_vault
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clients.run.overview import RunOverview
     from clients.secrets.vault import Vault
 
 # As in scripts.cli, commands import what they need when they run.
@@ -222,12 +225,18 @@ def status(*, vault: VaultOption) -> None:
     for run in run_overviews(place):
         table.add_row(
             run.run.hex()[:16],
-            "its end" if run.next_round > run.last_round else f"round {run.next_round} of {run.last_round}",
+            _stands_before(run),
             "-" if run.is_closed else "has left" if run.has_uploaded else "has not left",
             ", ".join(run.given_up) or "-",
             "on disk" if run.has_secrets else "deleted",
         )
     Console().print(table)
+
+
+def _stands_before(run: RunOverview) -> str:
+    if run.last_round is None:
+        return "its end" if run.is_closed else f"round {run.next_round}, under another agreement"
+    return "its end" if run.next_round > run.last_round else f"round {run.next_round} of {run.last_round}"
 
 
 @site_commands.command()
@@ -256,8 +265,8 @@ def overrule(
 
     opened = opened_vault(vault)
     member = Membership.load(opened, unlocked_identity(opened))
-    chosen_id = _open_run(opened, run)
-    (chosen,) = (overview for overview in run_overviews(member) if overview.run == chosen_id)
+    open_here = {seen.run: seen for seen in run_overviews(member) if seen.has_secrets and seen.is_pinned}
+    chosen = open_here[_one_run(opened, list(open_here), run)]
     number = chosen.next_round
     if chosen.given_up:
         typer.echo(f"{member.name} has given up {', '.join(chosen.given_up)} in this round; one more is rarely right")
@@ -276,21 +285,19 @@ def forget(*, vault: VaultOption, run: RunOption = "", yes: YesOption = False) -
 
     Example: `cipherward site forget --vault /srv/cipherward`
     """
-    from clients.run.overview import end_run
+    from clients.run.overview import end_run, open_runs
 
     opened = opened_vault(vault)
-    chosen = _open_run(opened, run)
+    chosen = _one_run(opened, open_runs(opened), run)
     if not yes:
         typer.confirm(f"{opened.directory}: delete the secrets of run {chosen.hex()[:16]}?", abort=True)
     end_run(opened, chosen)
     typer.echo(f"the secrets of run {chosen.hex()[:16]} are deleted")
 
 
-def _open_run(vault: Vault, beginning: str) -> bytes:
+def _one_run(vault: Vault, open_runs: Sequence[bytes], beginning: str) -> bytes:
     """Return the one run that is meant."""
-    from clients.run.overview import open_runs
-
-    fitting = [run for run in open_runs(vault) if run.hex().startswith(beginning)]
+    fitting = [run for run in open_runs if run.hex().startswith(beginning)]
     if len(fitting) != 1:
         raise ConfigurationError(
             f"{vault.directory} has {len(fitting)} open runs that --run {beginning or 'ANY'} fits; see "

@@ -17,7 +17,7 @@ from protocol.errors import (
     SignatureError,
     SiteMismatchError,
 )
-from protocol.handshake import CARD_BYTES, RunCard, SealedSecret, Session
+from protocol.handshake import CARD_BYTES, RunCard, SealedSecret, Session, agreement_named_in
 
 CONSORTIUM = Consortium()
 AGREEMENT, RUN, SESSION = CONSORTIUM.agreement, CONSORTIUM.run, CONSORTIUM.session
@@ -72,6 +72,8 @@ def test_good_messages_are_read_back():
     assert read_card(CARD) == CONSORTIUM.card(1)
     assert read_session(SESSION_BYTES) == SESSION
     assert read_secret(SECRET) == CONSORTIUM.sealed_secret(2)
+    assert agreement_named_in(CARD) == AGREEMENT.digest
+    assert agreement_named_in(CARD[:-1]) is None
     assert SESSION.digest.hex() == "6ce11750624c62c90b9705ff2aedcddfd3e1110ffff99af62e00ecdc8babd7ce"
 
 

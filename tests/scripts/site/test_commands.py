@@ -101,6 +101,27 @@ def test_with_several_open_runs_one_must_be_named(opened):
     assert RunFiles(opened.vault(0), opened.run).has_epoch()
 
 
+def test_runs_of_another_roster_are_shown_without_names_and_never_overruled(started):
+    vault = started.vault(1)
+    site("overrule", vault.directory, "hospital-4", "--yes")
+    without_the_first = replace(started.agreement, roster=started.agreement.roster[1:])
+    secret = started.member(1).consortium_secret
+    pin(vault, agreement=without_the_first, consortium_secret=secret, may_replace=True)
+    before = journal(started, 1)
+
+    code, text = site("status", vault.directory)
+
+    assert code == 0
+    assert "round 1, under another agreement" in text
+    assert "site 4" in text
+    assert "hospital-4" not in text
+    for chosen in ((), ("--run", started.run.hex())):
+        with pytest.raises(ConfigurationError, match="0 open runs"):
+            site("overrule", vault.directory, "hospital-3", "--yes", *chosen)
+    assert journal(started, 1) == before
+    assert site("forget", vault.directory, "--yes")[0] == 0
+
+
 def test_a_directory_that_is_no_vault_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="is no site's vault"):
         site("status", tmp_path)

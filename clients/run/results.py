@@ -1,5 +1,7 @@
 """What a site keeps of a run for its own people: models, metrics history, comparison with its own local model.
 
+All else of a run is deleted when it ends. So every model is on disk before the site says that it has ended.
+
 Trust: site only.
 """
 
@@ -101,7 +103,7 @@ class Results:
     def _write_model(self, name: str, values: Values, standardisation: Standardisation) -> None:
         tensors = tensors_of(self._terms.model.tensor_shapes(len(self._terms.data.inputs)), values)
         data = model_file(self._terms, tensors, mean=standardisation.mean, deviation=standardisation.deviation)
-        self._vault.write(model_path(name), data, is_durable=False)
+        self._vault.write(model_path(name), data)
 
 
 def model_path(name: str) -> str:

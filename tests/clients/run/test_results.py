@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from clients.learning.learner import Learner
 from clients.learning.statistics import Standardisation
 from clients.run.files import Position, RunFiles
 from clients.run.membership import TABLE
-from clients.run.results import Results
+from clients.run.results import Results, model_path
 from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
 from protocol.prediction.model_file import MODEL_FORMAT
 
@@ -78,6 +80,30 @@ def test_the_best_model_is_the_one_with_the_lowest_training_loss(found, founded_
     assert 0 < np.argmin(losses) < 4
     assert np.array_equal(values_of(model_of(federation, 1, "best")), models[np.argmin(losses)])
     assert np.array_equal(values_of(model_of(federation, 1, "last")), models[-1])
+
+
+def test_what_outlives_the_run_is_on_disk_before_its_secrets_are_deleted(summed, monkeypatch):
+    synced, real = {}, os.fsync
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_file():
+            synced[path.name] = path.read_bytes()
+        real(descriptor)
+
+    def forget(files):
+        for name in ("last", "best", "local"):
+            path = vault.path(model_path(name))
+            assert path.read_bytes() == synced[f".{path.name}.partial"]
+        deleted.append(files)
+
+    vault, deleted = summed.vault(1), []
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(RunFiles, "forget", forget)
+
+    summed.close(1)
+
+    assert deleted
 
 
 def test_a_model_file_says_all_that_a_prediction_needs(closed):

@@ -273,6 +273,14 @@ def summed_once(started_once, tmp_path_factory) -> Federation:
     return federation
 
 
+@pytest.fixture(scope="session")
+def closed_once(summed_once, tmp_path_factory) -> Federation:
+    federation = summed_once.copied_to(tmp_path_factory.mktemp("closed") / "run")
+    for site in federation.everyone:
+        federation.close(site)
+    return federation
+
+
 def run_to_an_expanded_sum(directory: Path) -> Federation:
     model, crypto = ModelTerms(kind="mlp", hidden=(64, 64)), CryptoTerms(largest_seeded_cohort=SITES - 1)
     federation = Federation.found(directory, replace(EXPERIMENT, model=model, crypto=crypto))
@@ -310,6 +318,12 @@ def started(started_once, tmp_path) -> Federation:
 def summed(summed_once, tmp_path) -> Federation:
     """A run with all its sums made; the last one is still to be delivered, with the closing."""
     return summed_once.copied_to(tmp_path / "summed")
+
+
+@pytest.fixture
+def closed(closed_once, tmp_path) -> Federation:
+    """A run that all its sites have ended."""
+    return closed_once.copied_to(tmp_path / "closed")
 
 
 @pytest.fixture

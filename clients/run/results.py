@@ -47,7 +47,7 @@ class Results:
         self._run = run
 
     def after_sum(self, before: Position, after: Position) -> None:
-        """Keep the model after a sum, and a line of metrics: this site's own, and the federation's exact sums.
+        """Keep the best model so far, and a line of metrics: this site's own, and the federation's exact sums.
 
         Args:
             before: The position before the sum; the metrics in the sum are those of its model.
@@ -59,7 +59,6 @@ class Results:
         if state.best_loss < before.learner.best_loss:
             self._write_model("best", self._values(before), state.standardisation)
         values = self._values(after)
-        self._write_model("last", values, state.standardisation)
         entry: dict[str, object] = {
             "run": self._run.hex(),
             "round": before.round,
@@ -70,11 +69,15 @@ class Results:
         self._vault.append(METRICS, entry)
 
     def finish(self, position: Position) -> None:
-        """Train the local baseline and write the comparison."""
+        """Keep the model that the run ended in, train the local baseline and write the comparison.
+
+        Only here is the last model replaced: that of a run that dies is nobody's to begin another one from.
+        """
         state = position.learner
         if state.standardisation is None:
             return
         values = self._values(position)
+        self._write_model("last", values, state.standardisation)
         local, local_standardisation = self._learner.local_baseline()
         self._write_model("local", local, local_standardisation)
         result = {
@@ -107,7 +110,7 @@ class Results:
 
 
 def model_path(name: str) -> str:
-    """Return the place of a model in the vault: "last", "best" or "local"."""
+    """Return the place of a model in the vault: "last" (of the last run that ended), "best" or "local"."""
     return f"{MODELS}/{name}.safetensors"
 
 

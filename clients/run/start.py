@@ -28,7 +28,7 @@ STARTING_MODELS: Final = "starting-models"
 
 
 def last_model(vault: Vault, terms: Terms) -> Start:
-    """Read the model that a vault's last run ended in, to start one under these terms from.
+    """Read the model of the last run that a vault's site has ended, to start one under these terms from.
 
     `last_model(vault, terms).model.digest(consortium_secret)` is what an agreement names.
 

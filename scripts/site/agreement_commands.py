@@ -51,7 +51,7 @@ def create(
     start_from: Annotated[
         Path | None,
         typer.Option(
-            help="A vault, whose last run's model the new runs start from; else from the public initial model.",
+            help="A vault, whose last ended run's model the new runs start from; else from the public initial model.",
             exists=True,
             file_okay=False,
         ),

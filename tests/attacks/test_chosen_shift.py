@@ -15,6 +15,7 @@ from coalition import prepare_parts, refusal, stands_at, truth
 from forgery import ring, shifted, without_tags
 
 from clients.learning.grid import first_exponent
+from clients.run.files import RunFiles
 from protocol.envelope import Request
 
 WEIGHT = 1
@@ -36,6 +37,10 @@ def moved_sum(federation):
     return shifted(federation.sums[1], federation.agreement, shift)
 
 
+def model_at(federation, site):
+    return RunFiles(federation.vault(site), federation.run).position().learner.model
+
+
 def test_without_tags_one_weight_of_everybody_s_model_moves_by_the_chosen_amount(summed_up, tmp_path, monkeypatch):
     honest = summed_up.copied_to(tmp_path / "honest")
     contributions = sum(truth(honest, site) for site in honest.everyone)
@@ -52,7 +57,7 @@ def test_without_tags_one_weight_of_everybody_s_model_moves_by_the_chosen_amount
     for site in summed_up.everyone:
         summed_up.prepare(site, 2, [altered])  # accepted, noise and all
 
-        change = summed_up.values(site) - honest.values(site)
+        change = model_at(summed_up, site) - model_at(honest, site)
         expected = STEPS * step / (shares[0] / (1 << (agreement.parameters.value_bits - 2)))
         assert change[WEIGHT] == pytest.approx(expected, rel=1e-9)
         assert np.count_nonzero(change) == 1

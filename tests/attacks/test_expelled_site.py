@@ -74,14 +74,17 @@ class Traffic:
 
 @pytest.fixture
 def loot(summed):
-    """Everything of one hospital of the old run, which has never deleted anything."""
+    """Everything of one hospital of the old run, which all have ended; it has never deleted anything."""
     member = summed.member(EXPELLED)
-    return Loot(
+    loot = Loot(
         identity=member.identity,
         consortium_secret=member.consortium_secret,
         secrets=RunFiles(member.vault, summed.run).epoch(),
         run_key=X25519PrivateKey.generate(),
     )
+    for site in summed.everyone:
+        summed.close(site)
+    return loot
 
 
 def record(consortium) -> tuple[Traffic, X25519PrivateKey | None]:
@@ -203,19 +206,19 @@ def test_its_card_is_in_no_session_of_the_new_run(summed, loot, grid_of, place, 
     assert RunFiles(expels.vault(0), expels.run).session() is None
 
 
-def test_its_own_vault_still_stands_under_the_old_agreement_and_answers_for_no_other(summed):
-    old = summed.agreement
-    expels = next_agreement(summed, sites=3, start_from=0)
-    outsider = replace(expels, experiment=summed.experiment)
+def test_its_own_vault_still_stands_under_the_old_agreement_and_answers_for_no_other(closed):
+    old = closed.agreement
+    expels = next_agreement(closed, sites=3, start_from=0)
+    outsider = replace(expels, experiment=closed.experiment)
 
     assert outsider.member(EXPELLED).agreement == old
     with pytest.raises(SecondUploadError):  # the old agreement's run has begun, and it knows no other agreement
         outsider.ask(EXPELLED, Request.ANNOUNCE)
 
 
-def test_what_it_keeps_is_the_model_that_the_new_run_starts_from(summed):
-    own = summed.values(EXPELLED)
-    expels = next_agreement(summed, sites=3, start_from=0)
+def test_what_it_keeps_is_the_model_that_the_new_run_starts_from(closed):
+    own = closed.values(EXPELLED)
+    expels = next_agreement(closed, sites=3, start_from=0)
     expels.announce()
 
     assert np.array_equal(start_of(expels.member(0)).model.values, own)

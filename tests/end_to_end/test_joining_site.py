@@ -12,6 +12,7 @@ from recovery import stand
 from safetensors.numpy import load_file
 
 from clients.learning.learner import Learner
+from clients.learning.models import tensors_of
 from clients.run.start import share_starting_model, start_of, take_starting_model
 from protocol.envelope import Request
 from protocol.errors import ConfigurationError, ProtocolError, SecondUploadError
@@ -87,6 +88,17 @@ def model_of(federation, position):
     return load_file(federation.vault(position).path("models/last.safetensors"))
 
 
+def model_at(federation, position):
+    """Return the tensors of the model that a site stands at, as its file at the end of the run will hold them."""
+    standing, terms = stand(federation, position), federation.agreement.terms
+    values = federation.site(position).learner(federation.run).values(standing.learner, standing.personal)
+    common = standing.learner.standardisation
+    return tensors_of(terms.model.tensor_shapes(len(terms.data.inputs)), values) | {
+        "standardisation.mean": common.mean,
+        "standardisation.deviation": common.deviation,
+    }
+
+
 def losses(federation, position):
     """Return the federation's training loss before each training round of its run, from a site's own log."""
     return [
@@ -104,10 +116,11 @@ def test_before_its_first_round_the_new_run_s_model_says_what_the_old_one_said(b
     joined.sum_up()
     joined.prepare_all()
 
+    assert all(np.array_equal(model_of(joined, site)["output.weight"], old[site]["output.weight"]) for site in OLD)
     new_patients = joined.site(NEW).learner(joined.run).table.features
     assert not np.isnan(new_patients).any()
     for site in OLD:
-        new = model_of(joined, site)
+        new = model_at(joined, site)
         assert not np.array_equal(new["standardisation.mean"], old[site]["standardisation.mean"])
         np.testing.assert_allclose(logits(new, new_patients), logits(old[site], new_patients), rtol=0, atol=1e-12)
     assert len({stand(joined, site).state for site in EVERYONE}) == 1

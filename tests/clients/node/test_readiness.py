@@ -143,8 +143,8 @@ def test_too_few_patients_are_found(vault):
     assert "privacy.smallest_records" in failures(vault)["table"]
 
 
-def test_a_missing_or_damaged_starting_model_is_found(summed):
-    joined = next_agreement(summed, sites=5, start_from=0)
+def test_a_missing_or_damaged_starting_model_is_found(closed):
+    joined = next_agreement(closed, sites=5, start_from=0)
     old, new = joined.vault(1), joined.vault(4)
 
     assert "cipherward site share-model" in failures(new)["model"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
+from next_agreement import next_agreement
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -23,14 +23,6 @@ from protocol.data_terms import ColumnTerms, DataTerms, LabelTerms
 from protocol.prediction.model_file import MODEL_FORMAT
 
 EVERYONE = (0, 1, 2, 3)
-
-
-@pytest.fixture(scope="module")
-def closed(summed_once, tmp_path_factory):
-    federation = summed_once.copied_to(tmp_path_factory.mktemp("closed") / "run")
-    for site in EVERYONE:
-        federation.close(site)
-    return federation
 
 
 def learner_of(federation, position):
@@ -51,11 +43,11 @@ def values_of(tensors):
     return np.concatenate([tensors["output.weight"].ravel(), tensors["output.bias"].ravel()])
 
 
-def test_the_last_model_is_the_shared_one_at_every_site(closed):
-    learner = RunFiles(closed.vault(0), closed.run).position().learner
+def test_the_last_model_is_the_shared_one_at_every_site(closed_once):
+    learner = RunFiles(closed_once.vault(0), closed_once.run).position().learner
 
     for site in EVERYONE:
-        tensors = model_of(closed, site)
+        tensors = model_of(closed_once, site)
         assert np.array_equal(values_of(tensors), learner.model)
         assert np.array_equal(tensors["standardisation.mean"], learner.standardisation.mean)
         assert np.array_equal(tensors["standardisation.deviation"], learner.standardisation.deviation)
@@ -70,7 +62,7 @@ def test_the_best_model_is_the_one_with_the_lowest_training_loss(found, founded_
     while len(federation.sums) <= federation.agreement.last_round:
         federation.prepare_all()
         if federation.sums:
-            models.append(values_of(model_of(federation, 1)))
+            models.append(RunFiles(federation.vault(1), federation.run).position().learner.model)
         federation.sum_up()
     federation.close(1)
 
@@ -80,6 +72,19 @@ def test_the_best_model_is_the_one_with_the_lowest_training_loss(found, founded_
     assert 0 < np.argmin(losses) < 4
     assert np.array_equal(values_of(model_of(federation, 1, "best")), models[np.argmin(losses)])
     assert np.array_equal(values_of(model_of(federation, 1, "last")), models[-1])
+
+
+def test_a_run_that_dies_replaces_the_best_model_only(closed):
+    ended = {name: closed.vault(1).read(model_path(name)) for name in ("last", "best", "local")}
+    next_run = next_agreement(closed, sites=4, start_from=None)
+    next_run.open()
+    for _ in range(3):
+        next_run.prepare_all()
+        next_run.sum_up()
+    next_run.prepare_all()
+
+    vault = next_run.vault(1)
+    assert {name for name, data in ended.items() if vault.read(model_path(name)) != data} == {"best"}
 
 
 def test_what_outlives_the_run_is_on_disk_before_its_secrets_are_deleted(summed, monkeypatch):
@@ -106,8 +111,8 @@ def test_what_outlives_the_run_is_on_disk_before_its_secrets_are_deleted(summed,
     assert deleted
 
 
-def test_a_model_file_says_all_that_a_prediction_needs(closed):
-    with safe_open(closed.vault(1).path("models/last.safetensors"), "numpy") as file:
+def test_a_model_file_says_all_that_a_prediction_needs(closed_once):
+    with safe_open(closed_once.vault(1).path("models/last.safetensors"), "numpy") as file:
         metadata = file.metadata()
 
     assert list(metadata) == [MODEL_FORMAT]
@@ -122,23 +127,23 @@ def test_a_model_file_says_all_that_a_prediction_needs(closed):
     }
 
 
-def test_a_model_file_holds_the_whole_schema(closed):
-    with safe_open(closed.vault(1).path("models/last.safetensors"), "numpy") as file:
+def test_a_model_file_holds_the_whole_schema(closed_once):
+    with safe_open(closed_once.vault(1).path("models/last.safetensors"), "numpy") as file:
         data = json.loads(file.metadata()[MODEL_FORMAT])["data"]
 
     columns = tuple(ColumnTerms(**column) for column in data.pop("columns"))
     label = LabelTerms(**data.pop("label"))
-    assert DataTerms(columns=columns, label=label, **data) == closed.agreement.terms.data
+    assert DataTerms(columns=columns, label=label, **data) == closed_once.agreement.terms.data
 
 
-def test_equal_models_are_equal_files(closed):
-    assert len({closed.vault(site).read("models/last.safetensors") for site in EVERYONE}) == 1
+def test_equal_models_are_equal_files(closed_once):
+    assert len({closed_once.vault(site).read("models/last.safetensors") for site in EVERYONE}) == 1
 
 
-def test_the_comparison_is_what_the_models_really_score(closed):
-    learner, result = learner_of(closed, 1), json.loads(closed.vault(1).read("result.json"))
+def test_the_comparison_is_what_the_models_really_score(closed_once):
+    learner, result = learner_of(closed_once, 1), json.loads(closed_once.vault(1).read("result.json"))
     for name, model in (("local", "local"), ("federated", "last")):
-        tensors = model_of(closed, 1, model)
+        tensors = model_of(closed_once, 1, model)
         common = Standardisation(
             mean=tensors["standardisation.mean"], deviation=tensors["standardisation.deviation"], records=1
         )
@@ -149,33 +154,33 @@ def test_the_comparison_is_what_the_models_really_score(closed):
     assert result["local"] != result["federated"]
 
 
-def test_the_local_model_is_the_site_s_own(closed):
-    models = [values_of(model_of(closed, site, "local")) for site in EVERYONE]
+def test_the_local_model_is_the_site_s_own(closed_once):
+    models = [values_of(model_of(closed_once, site, "local")) for site in EVERYONE]
 
     assert len({model.tobytes() for model in models}) == 4
 
 
-def test_the_scores_are_one_line_per_held_out_patient(closed):
-    learner = learner_of(closed, 1)
-    with closed.vault(1).path("scores.csv").open(newline="") as file:
+def test_the_scores_are_one_line_per_held_out_patient(closed_once):
+    learner = learner_of(closed_once, 1)
+    with closed_once.vault(1).path("scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
 
     assert [int(row["label"]) for row in rows] == learner.held_out_table.labels.tolist()
     assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("local", "federated"))
 
 
-def test_every_sum_after_the_statistics_adds_a_line_of_metrics(closed):
-    entries = list(closed.vault(1).lines("metrics.jsonl"))
+def test_every_sum_after_the_statistics_adds_a_line_of_metrics(closed_once):
+    entries = list(closed_once.vault(1).lines("metrics.jsonl"))
 
     assert [entry["round"] for entry in entries] == [0, 1, 2, 3]
-    assert {entry["run"] for entry in entries} == {closed.run.hex()}
+    assert {entry["run"] for entry in entries} == {closed_once.run.hex()}
     assert "federation_before_round" not in entries[0]
     assert all(entry["federation_before_round"]["records"] > entry["own"]["records"] for entry in entries[1:])
 
 
-def test_results_are_their_owner_s_alone(closed):
+def test_results_are_their_owner_s_alone(closed_once):
     for name in ("result.json", "scores.csv", "metrics.jsonl", "models/last.safetensors"):
-        assert closed.vault(1).path(name).stat().st_mode & 0o777 == 0o600
+        assert closed_once.vault(1).path(name).stat().st_mode & 0o777 == 0o600
 
 
 def test_before_the_statistics_there_is_nothing_to_keep(founded):

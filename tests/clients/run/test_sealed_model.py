@@ -33,9 +33,9 @@ HEAD, SEAL, SIGNATURE = (4, 2, 2, 32, 32), 16, 64
 
 
 @pytest.fixture(scope="module")
-def joined(summed_once, tmp_path_factory):
+def joined(closed_once, tmp_path_factory):
     """Four sites that have ended a run, and a fifth that joins them."""
-    federation = summed_once.copied_to(tmp_path_factory.mktemp("joined") / "run")
+    federation = closed_once.copied_to(tmp_path_factory.mktemp("joined") / "run")
     return next_agreement(federation, sites=5, start_from=SENDER)
 
 
@@ -87,8 +87,8 @@ def test_nothing_of_the_model_is_to_be_read_in_it_and_no_two_are_alike(joined, s
     assert first.sealed != second.sealed
 
 
-def test_taking_it_twice_or_from_two_sites_is_the_same(summed_once, tmp_path):
-    joined = next_agreement(summed_once.copied_to(tmp_path / "run"), sites=5, start_from=SENDER)
+def test_taking_it_twice_or_from_two_sites_is_the_same(closed_once, tmp_path):
+    joined = next_agreement(closed_once.copied_to(tmp_path / "run"), sites=5, start_from=SENDER)
     member, kept = joined.member(NEW), []
     for sender in (SENDER, SENDER, OTHER):
         take_starting_model(member, share_starting_model(joined.member(sender), member.name))
@@ -136,9 +136,9 @@ def test_who_lacks_the_consortium_secret_can_neither_seal_nor_open(joined, seale
         open_starting_model(thief, sealed)
 
 
-def test_another_agreement_s_is_refused(joined, sealed, summed_once, tmp_path):
+def test_another_agreement_s_is_refused(joined, sealed, closed_once, tmp_path):
     secret = joined.member(SENDER).consortium_secret
-    elsewhere = summed_once.copied_to(tmp_path / "run")
+    elsewhere = closed_once.copied_to(tmp_path / "run")
     vault = joined.vault(NEW).directory
     identity = Identity.from_secret(joined.vault(NEW).read_secret("identity.secret"))
     other = next_agreement(elsewhere, sites=5, start_from=SENDER, consortium_secret=secret)

@@ -19,19 +19,19 @@ LAST = "models/last.safetensors"
 
 
 @pytest.fixture
-def joined(summed):
+def joined(closed):
     """Four sites that have ended a run, under the next agreement."""
-    return next_agreement(summed, sites=4, start_from=0)
+    return next_agreement(closed, sites=4, start_from=0)
 
 
-def test_all_who_ended_the_run_make_the_same_starting_model_from_their_own_vaults(summed):
-    member = summed.member(0)
-    models = [last_model(summed.vault(site), member.agreement.terms).model for site in summed.everyone]
+def test_all_who_ended_the_run_make_the_same_starting_model_from_their_own_vaults(closed):
+    member = closed.member(0)
+    models = [last_model(closed.vault(site), member.agreement.terms).model for site in closed.everyone]
 
     assert len({model.to_bytes() for model in models}) == 1
     assert len({model.digest(member.consortium_secret) for model in models}) == 1
-    tensors = load_file(summed.vault(0).path(LAST))
-    assert np.array_equal(models[0].values, summed.values(0))
+    tensors = load_file(closed.vault(0).path(LAST))
+    assert np.array_equal(models[0].values, closed.values(0))
     assert np.array_equal(models[0].mean, tensors["standardisation.mean"])
     assert np.array_equal(models[0].deviation, tensors["standardisation.deviation"])
 
@@ -66,12 +66,12 @@ def test_without_a_starting_model_there_is_nothing_to_adopt(founded):
         ({"data": lambda data: replace(data, columns=data.columns[1:])}, "it lacks none, and has besides mean radius"),
     ],
 )
-def test_terms_for_another_model_cannot_start_from_this_one(summed, changes, difference):
-    terms = summed.agreement.terms
+def test_terms_for_another_model_cannot_start_from_this_one(closed, changes, difference):
+    terms = closed.agreement.terms
     changed = {name: new(getattr(terms, name)) if callable(new) else new for name, new in changes.items()}
 
     with pytest.raises(ConfigurationError, match=difference):
-        last_model(summed.vault(0), replace(terms, **changed))
+        last_model(closed.vault(0), replace(terms, **changed))
 
 
 def rewritten(vault, *, metadata=None, **tensors):
@@ -90,22 +90,39 @@ def rewritten(vault, *, metadata=None, **tensors):
     ],
     ids=["empty", "cut", "no description", "another description", "no JSON"],
 )
-def test_a_damaged_model_is_told_as_such(summed, damage):
-    damage(summed.vault(0))
+def test_a_damaged_model_is_told_as_such(closed, damage):
+    damage(closed.vault(0))
 
     with pytest.raises(ConfigurationError, match=r"models/last\.safetensors is damaged"):
-        last_model(summed.vault(0), summed.agreement.terms)
+        last_model(closed.vault(0), closed.agreement.terms)
 
 
 @pytest.mark.parametrize("name", ["output.weight", "standardisation.mean", "standardisation.deviation"])
-def test_so_are_tensors_of_another_shape(summed, name):
-    path = summed.vault(0).path(LAST)
+def test_so_are_tensors_of_another_shape(closed, name):
+    path = closed.vault(0).path(LAST)
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
-    rewritten(summed.vault(0), metadata=metadata, **{name: np.ones(7)})
+    rewritten(closed.vault(0), metadata=metadata, **{name: np.ones(7)})
 
     with pytest.raises(ConfigurationError, match=r"models/last\.safetensors is damaged"):
+        last_model(closed.vault(0), closed.agreement.terms)
+
+
+def test_the_model_of_a_run_that_has_not_ended_is_none_to_start_from(summed):
+    with pytest.raises(ConfigurationError, match="it has ended no run"):
         last_model(summed.vault(0), summed.agreement.terms)
+
+
+def test_a_run_that_dies_leaves_the_model_of_the_one_that_ended(joined):
+    member = joined.member(0)
+    before = last_model(member.vault, member.agreement.terms).model.to_bytes()
+    joined.open()
+    for _ in range(2):
+        joined.prepare_all()
+        joined.sum_up()
+    joined.prepare_all()
+
+    assert last_model(member.vault, member.agreement.terms).model.to_bytes() == before
 
 
 def test_a_vault_that_ended_no_run_has_no_model(founded):

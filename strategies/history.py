@@ -62,10 +62,10 @@ class RunHistory:
             raise AgreementMismatchError("terms", expected="those that this run began with", got="others")
         return parsed, Session.from_bytes(session, parsed, self.run)
 
-    def begun_agreement(self) -> Agreement | None:
-        """Return the agreement that this run is the one run of, from when an update may have left for it."""
-        agreement = self._journal.load(_AGREEMENT)
-        return None if agreement is None or self.cohort(0) is None else Agreement.from_bytes(agreement)
+    def is_begun_run_of(self, agreement: Agreement) -> bool:
+        """Return whether this is an agreement's run, and an update may have left for it; parses nothing of it."""
+        has_begun = self._journal.load(_in_round("cohorts", 0, "cwc")) is not None
+        return has_begun and self._journal.load(_AGREEMENT) == agreement.to_bytes()
 
     def keep_session(self, agreement: Agreement, session: Session) -> None:
         """Keep agreement and session."""

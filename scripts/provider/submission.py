@@ -115,9 +115,8 @@ def check_first_run(directory: ProviderDirectory, agreement: Agreement) -> None:
     """
     for name in directory.run_names():
         record = directory.run(name) / PROVIDER_EVENTS.parent
-        begun = RunHistory(RunRecord(record)).begun_agreement() if record.is_dir() else None
-        if begun is None or begun.digest != agreement.digest:
-            continue
+        if not record.is_dir() or not RunHistory(RunRecord(record)).is_begun_run_of(agreement):
+            continue  # runs of other releases, whose files only those can read, among them
         is_over = any(event["event"] == "finished" for event in read_events(directory.run(name) / PROVIDER_EVENTS))
         raise ConfigurationError(
             f"this agreement's run is {name}, and has {'ended' if is_over else 'begun already'}: "

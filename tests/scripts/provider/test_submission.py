@@ -112,6 +112,19 @@ def test_a_second_run_of_an_agreement_is_not_submitted_once_an_update_may_have_l
     assert "--resume" not in str(refusal.value)
 
 
+def test_the_runs_of_another_release_keep_nobody_from_submitting(tmp_path):
+    provider = ProviderDirectory(tmp_path / "provider")
+    older = json.loads(AGREEMENT.to_bytes())
+    older["terms"]["a_key_of_another_release"] = 1
+    for name, agreement in (("2026-01-31_12-00-00", json.dumps(older).encode()), ("2026-01-31_13-00-00", b"\xff")):
+        (provider.runs / name).mkdir(parents=True)
+        record = RunRecord(provider.run(name) / PROVIDER_EVENTS.parent)
+        record.keep("agreement.json", agreement)
+        record.keep("cohorts/round-00000.cwc", b"of another release")
+
+    check_first_run(provider, AGREEMENT)
+
+
 def test_that_the_provider_does_not_run_is_told_before_anything_else(tmp_path):
     provider = ProviderDirectory(tmp_path / "provider")
     provider.found(ProviderSettings(hosts=("localhost",), listen="127.0.0.1", port=9092), None)

@@ -22,6 +22,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final, TypeVar
 
+import h11
 import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -138,13 +139,20 @@ class Gate:
         if (request.method, path) == ("GET", HEALTH):
             return _nothing(HTTPStatus.OK if await self._is_healthy() else HTTPStatus.SERVICE_UNAVAILABLE)
         if request.method == "POST" and path in ROUTES:
-            return await self._answer_call(request, path.decode(), call)
+            return self._refusal(request, path.decode()) or await self._answer_call(request, path.decode(), call)
         return _nothing(HTTPStatus.NOT_FOUND)
 
-    async def _answer_call(self, request: Request, path: str, call: contextlib.AsyncExitStack) -> Response:
+    def _refusal(self, request: Request, path: str) -> Response | None:
+        """Return the answer to a call whose head says already that it will not be passed on."""
+        if {"content-length", "transfer-encoding"} <= set(request.headers):
+            # where its body ends is told twice, and two servers may believe different words (RFC 9112, 6.1)
+            return Response(status_code=HTTPStatus.BAD_REQUEST, headers={"connection": "close"})
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self._largest_body(path):
             return _nothing(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return None
+
+    async def _answer_call(self, request: Request, path: str, call: contextlib.AsyncExitStack) -> Response:
         try:
             async with asyncio.timeout(self._request_seconds):
                 if path.encode() == PULL:
@@ -154,7 +162,7 @@ class Gate:
             return _nothing(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         except TimeoutError:
             return _nothing(HTTPStatus.GATEWAY_TIMEOUT)
-        except (httpx.HTTPError, ClientDisconnect):
+        except (httpx.HTTPError, h11.ProtocolError, ClientDisconnect):  # httpx lets h11's own pass while it sends
             # nodes try again after this one; the site's people see "retrying", and nothing is lost
             return _nothing(HTTPStatus.SERVICE_UNAVAILABLE)
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
+import h11
 import httpx
 import pytest
 import uvicorn
@@ -286,9 +287,10 @@ def test_no_message_is_asked_for_in_the_place_of_a_node_that_has_gone():
 
 
 @asynccontextmanager
-async def connection_to_gate():
+async def connection_to_gate(transport=None):
     """A connection on which nothing has been said yet, to a gate that listens."""
-    superlink = httpx.AsyncClient(transport=httpx.ASGITransport(Inner()), base_url="https://superlink")
+    transport = transport or httpx.ASGITransport(Inner())
+    superlink = httpx.AsyncClient(transport=transport, base_url="https://superlink")
     config = uvicorn.Config(Gate(superlink), port=0, http=Line, ws="none", lifespan="off", log_level="critical")
     config.load()
     gate = uvicorn.Server(config)
@@ -323,6 +325,43 @@ def test_a_connection_on_which_no_call_comes_is_closed(monkeypatch, said):
                 return await reader.read()
 
     assert asyncio.run(run()).count(b"HTTP/1.1 200") == said.count(b"\r\n\r\n")
+
+
+def said_to_gate(data, transport):
+    """Say something to a gate that listens, and return all that it answers until it closes."""
+
+    async def run():
+        async with connection_to_gate(transport) as (reader, writer):
+            writer.write(data)
+            async with asyncio.timeout(5):
+                return await reader.read()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", [PULL, "/v1/fleet/push-object"])
+@pytest.mark.parametrize("length", [2, 3, 40])
+def test_a_call_that_tells_its_end_twice_is_refused_and_its_connection_closed(path, length):
+    inner = Inner()
+    head = f"POST {path} HTTP/1.1\r\nHost: g\r\nContent-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    answer = said_to_gate(head.encode() + b"3\r\nabc\r\n0\r\n\r\n", httpx.ASGITransport(inner))
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert inner.calls == []
+
+
+def test_what_cannot_be_sent_on_is_refused_without_a_word_in_the_log(caplog):
+    def send(request):
+        raise h11.LocalProtocolError("Too much data for declared Content-Length")
+
+    head = b"POST /v1/fleet/push-object HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Length: 4\r\n\r\n"
+
+    answer = said_to_gate(head + b"call", httpx.MockTransport(send))
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert caplog.text == ""
 
 
 def test_a_call_that_goes_on_is_not_closed(monkeypatch):

@@ -19,8 +19,9 @@ def shorten_log(log: Path) -> None:
     Args:
         log: The log; the previous one is kept beside it, as NAME.previous.log.
     """
-    if log.stat().st_size > LONGEST_LOG_BYTES:
-        with contextlib.suppress(OSError):  # on a full disk nothing is kept
-            log.with_suffix(".previous.log").write_bytes(log.read_bytes())
-        with log.open("r+b") as file:
-            file.truncate()
+    with contextlib.suppress(OSError):  # where no file can be opened now, it stays long until one can
+        if log.stat().st_size > LONGEST_LOG_BYTES:
+            with contextlib.suppress(OSError):  # on a full disk nothing is kept
+                log.with_suffix(".previous.log").write_bytes(log.read_bytes())
+            with log.open("r+b") as file:
+                file.truncate()

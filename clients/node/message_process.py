@@ -9,7 +9,7 @@ Trust: site only. What a message holds comes from the provider, and is looked at
 from __future__ import annotations
 
 import multiprocessing
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +32,10 @@ _PROCESSES: Final = multiprocessing.get_context("forkserver")
 _END_SECONDS: Final = 1.0
 _PRELOADED: Final = ("clients.node.answering", "torch.fx.experimental.symbolic_shapes")
 """The second is what torch loads when it trains first."""
+
+UNMADE: Final = (OSError, EOFError)
+"""What making a process raises where files, memory or processes have run out, or the server that forks has just died;
+all of it may pass, and that server is started again with the next process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +65,20 @@ class MessageProcess:
 
     Attributes:
         exit_code: The process's exit code, once the context is left; 0 before.
+
+    Raises:
+        OSError, EOFError: `UNMADE`.
     """
 
     def __init__(self, vault: Path, identity: SecretBytes | None, question: Question) -> None:
         self.exit_code = 0
         self._connection, theirs = _PROCESSES.Pipe()
-        self._process = _PROCESSES.Process(target=_answer, args=(theirs, str(vault)), daemon=True)
-        self._process.start()
-        theirs.close()  # the process's own end is to be the only one, so that its death is seen
+        with ExitStack() as unless_made:
+            unless_made.callback(self._connection.close)
+            with theirs:  # the process's own end is to be the only one, so that its death is seen
+                self._process = _PROCESSES.Process(target=_answer, args=(theirs, str(vault)), daemon=True)
+                self._process.start()
+            unless_made.pop_all()
         with suppress(ConnectionError):  # a process that is dead already gives no answer, which is all there is to it
             self._connection.send_bytes(b"" if identity is None else identity.reveal())
             self._connection.send(question)

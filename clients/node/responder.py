@@ -5,6 +5,7 @@ Trust: site only.
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from flwr.app import RecordDict
 from flwr.common.serde import recorddict_to_proto
 
-from clients.node.message_process import MessageProcess, Question
+from clients.node.message_process import UNMADE, MessageProcess, Question
 from clients.node.supernode import SuperNode, Task
 from clients.secrets.secret import SecretBytes
 from clients.secrets.vault import Vault
@@ -28,13 +29,13 @@ class Response:
         request: What was asked, as the message says.
         seconds: From taking it to giving the answer.
         is_refused: Whether the answer is the refusal; why is in the vault's log.
-        exit_code: Of a process that died of the message, else 0.
+        death: What became of a process that should have answered and did not; else empty.
     """
 
     request: str
     seconds: float
     is_refused: bool
-    exit_code: int
+    death: str
 
 
 class Responder:
@@ -61,29 +62,39 @@ class Responder:
             if task is None:
                 return None
             started = time.monotonic()
-            reply, exit_code = self._reply(task)
+            reply, death = self._reply(task)
             task.answer(reply)
         return Response(
             request=task.message.metadata.message_type,
             seconds=time.monotonic() - started,
             is_refused=is_refusal(reply),
-            exit_code=exit_code,
+            death=death,
         )
 
-    def _reply(self, task: Task) -> tuple[RecordDict, int]:
+    def _reply(self, task: Task) -> tuple[RecordDict, str]:
         kind = task.message.metadata.message_type
         if kind not in tuple(Request) or task.message.has_error():
-            return pack_refusal(), 0
+            return pack_refusal(), ""
         question = Question(
             request=Request(kind),
             content=recorddict_to_proto(task.message.content).SerializeToString(),
             run_config=dict(task.run_config),
             bundle=task.bundle,
         )
-        with MessageProcess(self._vault, self._identity, question) as process:
-            reply = process.answer()
+        try:
+            with MessageProcess(self._vault, self._identity, question) as process:
+                reply = process.answer()
+        except UNMADE as error:  # the next message may find what this one lacked
+            reply, death = None, f"no process could be made to answer it: {reason_of(error)}"
+        else:
+            death = f"the process that answered it ended by itself, exit code {process.exit_code}"
         if reply is not None:
-            return reply, 0
+            return reply, ""
         with suppress(OSError):  # a full disk is no reason to leave the provider without an answer
-            Vault(self._vault).record("died", request=kind, exit_code=process.exit_code)
-        return pack_refusal(), process.exit_code
+            Vault(self._vault).record("died", request=kind, text=death)
+        return pack_refusal(), death
+
+
+def reason_of(error: OSError | EOFError) -> str:
+    """Return the system's own words for what failed, without a path."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__

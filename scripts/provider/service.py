@@ -64,13 +64,21 @@ class Service:
         self._due = 0.0
 
     def start(self) -> None:
-        """Start it."""
+        """Start it.
+
+        Raises:
+            OSError: This machine lacks files, memory or disk for it.
+        """
         directory = Path(tempfile.mkdtemp(prefix="cipherward-"))
-        self._process = self._running.enter_context(
-            supervised(
-                self._command, environment=self._environment, directory=directory, log=self.log, held=(self._held,)
+        try:
+            self._process = self._running.enter_context(
+                supervised(
+                    self._command, environment=self._environment, directory=directory, log=self.log, held=(self._held,)
+                )
             )
-        )
+        except OSError:
+            directory.rmdir()  # nobody else will
+            raise
         self._started = time.monotonic()
 
     def watch(self, tell: Tell) -> None:
@@ -78,13 +86,20 @@ class Service:
         if self._process is not None and self._process.poll() is not None:
             self._process = None
             self._running.close()
-            is_steady = time.monotonic() - self._started > _STEADY_SECONDS
-            self._pause = _SHORTEST_PAUSE_SECONDS if is_steady else min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
-            self._due = time.monotonic() + self._pause
+            self._put_off(is_steady=time.monotonic() - self._started > _STEADY_SECONDS)
             tell("ended", f"the {self.name} has ended and is started again in {self._pause:g} s; see {self.log}")
         if self._process is None and time.monotonic() >= self._due:
-            self.start()
+            try:
+                self.start()
+            except OSError as error:  # what others have taken of this machine may be free again
+                self._put_off(is_steady=False)
+                why = f"{error.strerror}; this is tried again in {self._pause:g} s"
+                tell("not-started", f"the {self.name} cannot be started: {why}")
         shorten_log(self.log)
+
+    def _put_off(self, *, is_steady: bool) -> None:
+        self._pause = _SHORTEST_PAUSE_SECONDS if is_steady else min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        self._due = time.monotonic() + self._pause
 
     def end(self) -> None:
         """End it, with all that it has started."""

@@ -5,21 +5,22 @@ Trust: runs at the hospital, on its vault.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from flwr.supercore.error import ApiErrorCode
 
-from clients.node.message_process import preload
+from clients.node.message_process import UNMADE, preload
 from clients.node.reachability import check_provider
-from clients.node.responder import Responder, Response
+from clients.node.responder import Responder, Response, reason_of
 from clients.node.supernode import UNREACHABLE, SuperNode
 from clients.run.membership import Place
 from clients.secrets.enrolment import CARD, NODE_KEY
@@ -74,16 +75,20 @@ def start_site(place: Place, identity: SecretBytes | None, connection: Connectio
     with alone(vault / ".started", f"this site has been started already, by another process on {vault}"):
         if trouble := _trouble(connection):
             tell("trouble", trouble)
-        preload()
+        with suppress(*UNMADE):  # the first message has to start that server, then
+            preload()
         while True:
             begin = log.stat().st_size if log.exists() else 0
-            with _supernode(vault, connection) as (process, supernode):
-                tell("started", f"{place.name} connects to {connection.provider}")
-                _respond(process, Responder(vault, identity, supernode), log, tell)
-            # Flower's own words for a wrong clock are those for a node that it does not know
-            said = log.read_bytes()
-            since = said[begin if begin < len(said) else 0 :]  # shorter, if it was begun anew
-            reason = _trouble(connection) or said_last(since.decode(errors="replace"))
+            try:
+                with _supernode(vault, connection) as (process, supernode):
+                    tell("started", f"{place.name} connects to {connection.provider}")
+                    _respond(process, Responder(vault, identity, supernode), log, tell)
+                # Flower's own words for a wrong clock are those for a node that it does not know
+                said = log.read_bytes()
+                since = said[begin if begin < len(said) else 0 :]  # shorter, if it was begun anew
+                reason = _trouble(connection) or said_last(since.decode(errors="replace"))
+            except UNMADE as error:  # files, memory or disk that others have taken may be free again
+                reason = f"this machine lacks something: {reason_of(error)}"
             tell("supernode-ended", f"the SuperNode ended, and is started again: {reason}")
             time.sleep(_RESTART_SECONDS)
 
@@ -126,31 +131,31 @@ def _respond(process: subprocess.Popen[bytes], responder: Responder, log: Path, 
 
 
 def _sentence(response: Response) -> str:
-    if response.exit_code:
-        return f"{response.request}: the process that answered it ended by itself, exit code {response.exit_code}"
+    if response.death:
+        return f"{response.request}: {response.death}"
     return f"{response.request}: {'refused' if response.is_refused else 'answered'} in {response.seconds:.2f} s"
 
 
-@contextlib.contextmanager
+@contextmanager
 def _supernode(vault: Path, connection: Connection) -> Iterator[tuple[subprocess.Popen[bytes], SuperNode]]:
     log = vault / LOG
     log.parent.mkdir(mode=0o700, exist_ok=True)
-    home = Path(tempfile.mkdtemp(prefix="cipherward-site-"))
-    secret = SecretBytes(os.urandom(_SECRET_BYTES))
-    secret_file = home / "executor.secret"
-    secret_file.touch(mode=0o600)
-    secret_file.write_bytes(secret.reveal())
-    port = free_port()
-    command = [
-        program("flower-supernode"),
-        "--superlink", connection.provider,
-        "--root-certificates", str(connection.ca),
-        "--auth-supernode-private-key", str(vault / NODE_KEY),
-        "--isolation", "process", "--superexec-auth-secret-file", str(secret_file),
-        "--host", HOST, "--port", str(port),
-    ]  # fmt: skip
-    with (
-        supervised(command, environment=flower_environment(home), directory=home, log=log) as process,
-        SuperNode(f"{HOST}:{port}", secret) as supernode,
-    ):
-        yield process, supernode
+    secret, port = SecretBytes(os.urandom(_SECRET_BYTES)), free_port()
+    with ExitStack() as stack:
+        home = Path(tempfile.mkdtemp(prefix="cipherward-site-"))
+        stack.callback(shutil.rmtree, home, ignore_errors=True)  # the supervisor does, too, if it comes to that
+        secret_file = home / "executor.secret"
+        secret_file.touch(mode=0o600)
+        secret_file.write_bytes(secret.reveal())
+        command = [
+            program("flower-supernode"),
+            "--superlink", connection.provider,
+            "--root-certificates", str(connection.ca),
+            "--auth-supernode-private-key", str(vault / NODE_KEY),
+            "--isolation", "process", "--superexec-auth-secret-file", str(secret_file),
+            "--host", HOST, "--port", str(port),
+        ]  # fmt: skip
+        process = stack.enter_context(
+            supervised(command, environment=flower_environment(home), directory=home, log=log)
+        )
+        yield process, stack.enter_context(SuperNode(f"{HOST}:{port}", secret))

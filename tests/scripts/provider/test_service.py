@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import socket
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 from deployment import Hospital, provider_process, wait_until
 
+import scripts.provider.service
 from scripts.long_log import LONGEST_LOG_BYTES
 from scripts.provider.service import Service, is_open
 
@@ -97,5 +100,38 @@ def test_a_log_that_grows_long_begins_anew_and_its_writer_goes_on(tmp_path):
         assert (tmp_path / "long.previous.log").stat().st_size > LONGEST_LOG_BYTES
         assert wait_until(lambda: b"after" in log.read_bytes())
         assert log.stat().st_size < 100
+    finally:
+        service.end()
+
+
+def test_what_cannot_be_started_again_now_is_tried_again_later(tmp_path, monkeypatch):
+    told, supervised = [], scripts.provider.service.supervised
+    service = Service(
+        name="gate",
+        command=["/bin/sh", "-c", "exit 1"],
+        environment=os.environ,
+        log=tmp_path / "short.log",
+        held=os.open(tmp_path / "held", os.O_CREAT | os.O_RDWR),
+    )
+
+    def fail(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def watched(event):
+        service.watch(lambda name, text: told.append((name, text)))
+        return event in [name for name, _ in told]
+
+    service.start()
+    try:
+        (tmp_path / "tmp").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+        monkeypatch.setattr(scripts.provider.service, "supervised", fail)
+        assert wait_until(lambda: watched("not-started"), 30)
+        assert not list((tmp_path / "tmp").iterdir())
+        assert told[-1][1] == "the gate cannot be started: Too many open files; this is tried again in 2 s"
+
+        monkeypatch.setattr(scripts.provider.service, "supervised", supervised)
+        told.clear()
+        assert wait_until(lambda: watched("ended"), 30)  # it was started, and ends at once again
     finally:
         service.end()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
+import tempfile
 
+import pytest
+
+import scripts.site.node
 from clients.node.responder import Responder
 from clients.node.supernode import SuperNode
+from clients.run.membership import Place
 from clients.secrets.secret import SecretBytes
 from scripts.long_log import LONGEST_LOG_BYTES, shorten_log
-from scripts.site.node import _respond, said_last
+from scripts.site.node import Connection, _respond, said_last, start_site
 from scripts.superlink import free_port
 
 REFUSED = """INFO :      Starting Flower SuperNode
@@ -59,3 +65,38 @@ def test_on_a_full_disk_a_long_log_is_begun_anew_all_the_same(tmp_path):
     shorten_log(log)
 
     assert log.stat().st_size == 0
+
+
+@pytest.mark.parametrize("step", ["free_port", "program", "supervised", "SuperNode", "_respond"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), EOFError()], ids=["full", "EOF"])
+def test_what_this_machine_lacks_for_a_while_does_not_end_the_site(founded, tmp_path, monkeypatch, step, error):
+    told, failures = [], iter([error, error, KeyboardInterrupt])
+
+    def fail(*_, **__):
+        raise next(failures)
+
+    def unprepared():
+        raise error
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(scripts.site.node, "_RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(scripts.site.node, "_trouble", lambda connection: "")
+    monkeypatch.setattr(scripts.site.node, "preload", unprepared)
+    monkeypatch.setattr(scripts.site.node, "program", lambda name: "/bin/true")
+    monkeypatch.setattr(scripts.site.node, step, fail)
+    place, connection = Place.read(founded.vault(1)), Connection(provider="localhost:1", ca=tmp_path / "ca.crt")
+
+    with pytest.raises(KeyboardInterrupt):
+        start_site(place, None, connection, lambda event, text: told.append((event, text)))
+
+    reasons = [text for event, text in told if event == "supernode-ended"]
+    assert len(reasons) == 2
+    assert all(text.endswith(str(error.strerror if isinstance(error, OSError) else "EOFError")) for text in reasons)
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_log_that_cannot_be_looked_at_now_is_left_as_it_is(tmp_path):
+    shorten_log(tmp_path / "gone.log")
+
+    assert not list(tmp_path.iterdir())

@@ -36,7 +36,7 @@ class RunRecord:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        _make_durable(directory)
 
     @contextmanager
     def locked(self, patience_seconds: float) -> Iterator[None]:
@@ -71,23 +71,37 @@ class RunRecord:
     def keep(self, name: str, data: bytes) -> None:
         """Keep bytes under a name, on disk when this returns; a crash leaves the old ones or the new."""
         path = self._directory / name
-        path.parent.mkdir(exist_ok=True)
+        _make_durable(path.parent)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)  # or a power cut could undo the renaming
-        finally:
-            os.close(descriptor)
+        sync_directory(path.parent)  # or a power cut could undo the renaming
 
     def load(self, name: str) -> bytes | None:
         """Return what is kept under a name; None if nothing is."""
         path = self._directory / name
         return path.read_bytes() if path.exists() else None
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory on disk: a file that was synced is lost if its name is."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_durable(directory: Path) -> None:
+    """Make a directory and those above it, each with its name on disk before anything is in it."""
+    if not directory.parent.is_dir():
+        _make_durable(directory.parent)
+    directory.mkdir(exist_ok=True)
+    if not any(directory.iterdir()):  # made just now, or by a process that died before it came to this
+        sync_directory(directory.parent)
 
 
 def is_worked_on(directory: Path) -> bool:

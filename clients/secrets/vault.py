@@ -33,7 +33,7 @@ class Vault:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        _make_durable(directory)
         directory.chmod(_PRIVATE_DIRECTORY_MODE)  # what others may not enter keeps all below it private
 
     @contextmanager
@@ -99,6 +99,8 @@ class Vault:
         if directory != self.directory:
             self._make_private(directory.parent)
             directory.mkdir(mode=_PRIVATE_DIRECTORY_MODE, exist_ok=True)
+            if not any(directory.iterdir()):  # made just now, or by a process that died before it came to this
+                _sync_directory(directory.parent)
 
     def read_secret(self, name: str) -> SecretBytes:
         """Read a secret file.
@@ -122,12 +124,20 @@ class Vault:
             path.unlink(missing_ok=True)
 
     def append(self, name: str, entry: dict[str, object], *, is_durable: bool = False) -> None:
-        """Append one JSON line."""
+        """Append one JSON line.
+
+        Args:
+            name: File below the vault, in a directory that is there.
+            entry: What the line says.
+            is_durable: Whether the line must have reached the disk on return; then each of this file's lines has to.
+        """
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         path = self.path(name)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _SECRET_MODE)
         with os.fdopen(descriptor, "r+b") as file:
             size = file.seek(0, os.SEEK_END)
+            if is_durable and not size:
+                _sync_directory(path.parent)  # first: the name of a file with a line in it is on disk, whoever dies now
             # a line that a crash cut off must not swallow the one after it
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 file.write(b"\n")
@@ -135,8 +145,6 @@ class Vault:
             if is_durable:
                 file.flush()
                 os.fsync(file.fileno())
-        if is_durable and not size:
-            _sync_directory(path.parent)
 
     def lines(self, name: str) -> Iterator[dict[str, object]]:
         """Yield the JSON lines of a file; a line that a crash cut off is passed over."""
@@ -156,6 +164,15 @@ class Vault:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
+
+
+def _make_durable(directory: Path) -> None:
+    """Make a directory and those above it, each with its name on disk."""
+    if directory.is_dir():
+        return
+    _make_durable(directory.parent)
+    directory.mkdir(exist_ok=True)
+    _sync_directory(directory.parent)
 
 
 def _sync_directory(directory: Path) -> None:

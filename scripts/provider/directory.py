@@ -27,6 +27,7 @@ from scripts.environment import provider_environment
 from scripts.flower_commands import FlowerCommands, write_connection
 from scripts.superlink import HOST, is_healthy
 from server.prediction.service_directory import ServiceDirectory
+from server.record import sync_directory
 from server.tls import Authority, TlsFiles, check_certificates, copy_certificates
 
 SETTINGS: Final = "provider.json"
@@ -155,7 +156,8 @@ class ProviderDirectory:
         except ConfigurationError:
             shutil.rmtree(self.tls.directory)  # so that another try finds the directory empty
             raise
-        (self.path / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
+        write_whole(self.path / SETTINGS, (json.dumps(asdict(settings), indent=2) + "\n").encode())
+        sync_directory(self.path.parent)
 
     def settings(self) -> ProviderSettings:
         """Return what `found` has written.
@@ -199,6 +201,7 @@ class ProviderDirectory:
         """
         for directory in (self.home, self.logs, self.runs, self.admitted):
             directory.mkdir(mode=_PRIVATE_MODE, exist_ok=True)
+        sync_directory(self.path)  # admissions and runs are kept below these
         shutil.rmtree(self.inner_tls.directory, ignore_errors=True)
         self.inner_tls.directory.mkdir(mode=_PRIVATE_MODE)
         authority = Authority.generate()
@@ -259,10 +262,11 @@ def _is_locked_now(descriptor: int) -> bool:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file so that a crash leaves the old one or the new."""
+    """Write a small file so that a crash leaves the old one or the new; it is on disk when this returns."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    sync_directory(path.parent)

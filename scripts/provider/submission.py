@@ -33,7 +33,7 @@ from scripts.progress import ProgressDisplay, progress_display
 from scripts.provider.admission import admitted_sites
 from scripts.provider.directory import ProviderDirectory, write_whole
 from scripts.simulation.launcher import EXPERIMENT, RUN_LOG
-from server.record import RunRecord, is_worked_on
+from server.record import RunRecord, is_worked_on, sync_directory
 from strategies.history import RunHistory
 
 FLOWER_RUN: Final = "flower-run"
@@ -218,6 +218,7 @@ def _claim_run(directory: ProviderDirectory) -> str:
         except FileExistsError:
             time.sleep(_POLL_SECONDS)
         else:
+            sync_directory(directory.runs)
             return name
 
 

@@ -81,7 +81,25 @@ def test_a_message_is_on_disk_with_its_name_when_keeping_returns(record, monkeyp
 
     record.keep(NAME, b"message")
 
-    assert synced == ["round-00001.partial", "sums"]
+    assert synced == ["provider", "round-00001.partial", "sums"]
+    synced.clear()
+    record.keep("sums/round-00002.cwa", b"message")
+    assert synced == ["round-00002.partial", "sums"]
+
+
+def test_the_names_of_a_record_s_directories_are_on_disk_before_anything_is_in_them(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        "server.record.os.fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+    )
+
+    RunRecord(tmp_path / "run" / "provider")
+    assert synced == [tmp_path.name, "run"]
+
+    synced.clear()
+    (tmp_path / "run" / "provider" / "sums").mkdir()  # whoever made it died before its name was on disk
+    RunRecord(tmp_path / "run" / "provider").keep(NAME, b"message")
+    assert synced == ["provider", "round-00001.partial", "sums"]
 
 
 def test_a_message_that_was_not_kept_is_not_there(record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -177,6 +178,61 @@ def test_journal_lines_are_read_in_order(vault):
         vault.append("journal", {"number": number}, is_durable=number == 1)
 
     assert [entry["number"] for entry in vault.lines("journal")] == [0, 1, 2]
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """Return what is synced from now on, by name and in order; None in it is a death at that place."""
+    names, real = [], os.fsync
+
+    def fsync(descriptor):
+        if names[-1:] == [None]:
+            raise KeyboardInterrupt
+        names.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(clients.secrets.vault.os, "fsync", fsync)
+    return names
+
+
+def test_each_directory_s_name_is_on_disk_before_anything_is_in_it(vault, synced):
+    vault.write("runs/00/upload.bin", b"update")
+    assert synced == ["vault", "runs", ".upload.bin.partial", "00"]
+
+    synced.clear()
+    vault.write("runs/00/card.bin", b"card")
+    assert synced == [".card.bin.partial", "00"]
+
+
+def test_a_directory_whose_maker_died_is_synced_by_the_next_process(vault, synced):
+    synced.append(None)
+    with pytest.raises(KeyboardInterrupt):
+        vault.write("runs/upload.bin", b"update")
+    assert vault.path("runs").is_dir()
+
+    synced.clear()
+    Vault(vault.directory).write("runs/upload.bin", b"update")
+    assert synced == ["vault", ".upload.bin.partial", "runs"]
+
+
+def test_a_new_vault_s_own_name_is_on_disk_and_those_of_the_directories_above_it(tmp_path, synced):
+    Vault(tmp_path / "hospitals" / "basel")
+
+    assert synced == [tmp_path.name, "hospitals"]
+    Vault(tmp_path / "hospitals" / "basel")
+    assert len(synced) == 2
+
+
+def test_a_journal_s_name_is_on_disk_before_its_first_line(vault, synced):
+    synced.append(None)
+    with pytest.raises(KeyboardInterrupt):
+        vault.append("journal", {"number": 0}, is_durable=True)
+    assert vault.read("journal") == b""
+
+    synced.clear()
+    vault.append("journal", {"number": 1}, is_durable=True)
+    vault.append("journal", {"number": 2}, is_durable=True)
+    assert synced == ["vault", "journal", "journal"]
 
 
 @pytest.mark.parametrize("torn", [b'{"number":', b'{"number": 1', b"\x00\x00\x00\x00", b"\xff\xfe"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from protocol.errors import ConfigurationError
 from scripts.cli import app
-from scripts.provider.directory import OwnCertificate, ProviderDirectory, ProviderSettings
+from scripts.provider.directory import SETTINGS as SETTINGS_NAME
+from scripts.provider.directory import OwnCertificate, ProviderDirectory, ProviderSettings, write_whole
 from server.tls import Authority, TlsFiles, check_certificates
 
 SETTINGS = ProviderSettings(hosts=("fl.example.org", "10.0.0.1"), listen="127.0.0.1", port=9092)
@@ -121,3 +123,19 @@ def test_a_run_is_asked_for_by_name_only(tmp_path):
     for name in ("..", "2026-01-31_12-00-00/..", "2026-01-31_12-00-00"):
         with pytest.raises(ConfigurationError):
             provider.run(name)
+
+
+def test_what_is_written_whole_is_on_disk_with_its_name_and_so_are_the_directories_that_hold_it(tmp_path, monkeypatch):
+    provider, synced = ProviderDirectory(tmp_path / "provider"), []
+    monkeypatch.setattr(
+        "os.fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+    )
+
+    provider.found(SETTINGS, None)
+    assert synced[-3:] == [f"{SETTINGS_NAME}.partial", "provider", tmp_path.name]
+
+    synced.clear()
+    provider.prepare_inner(1)
+    assert synced == ["provider"]
+    write_whole(provider.admitted / "basel.node", b"1")
+    assert synced == ["provider", "basel.node.partial", "admitted"]

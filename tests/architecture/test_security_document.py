@@ -18,6 +18,13 @@ def test_every_attack_file_is_in_the_document_and_every_name_there_is_a_file():
     assert named == {path.name for path in ATTACKS.glob("test_*.py")}
 
 
+def test_every_other_test_that_is_named_is_there():
+    others = re.findall(r"`(tests/[\w/]+\.py)`", DOCUMENT)
+
+    assert others
+    assert [name for name in others if not (ROOT / name).is_file()] == []
+
+
 def test_every_row_of_the_attacks_names_a_test():
     (table,) = re.findall(r"\| attack \| answer \|.*?\n\n", DOCUMENT, flags=re.DOTALL)
     rows = table.strip().splitlines()[2:]

@@ -60,7 +60,7 @@ class Publication:
         """Parse a publication and check its head; the weights are only separated.
 
         Raises:
-            LengthError: It is shorter than it says, or its head is longer than any.
+            LengthError: It is shorter than it says, or its head or description is longer than any.
             MalformedError: The head is not the canonical encoding of a valid one.
         """
         if len(data) < _LENGTH.size:
@@ -71,6 +71,8 @@ class Publication:
             raise LengthError("head of a publication", expected=f"at most {MAX_HEAD_BYTES}, and all there", got=length)
         try:
             head = _PARSER.validate_json(data[_LENGTH.size : end])
+            # as it will be read back: one that is kept and cannot be read would be in everybody's way
+            ModelDescription.from_bytes(head.description.to_bytes())
         except (ValidationError, ConfigurationError) as error:
             raise MalformedError(f"head of a publication ({type(error).__name__})") from None
         if len(head.allowed) > MOST_ALLOWED:

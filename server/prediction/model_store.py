@@ -9,6 +9,7 @@ Trust: runs at the provider, which sees plain models, and of encrypted ones the 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from server.prediction.problems import Cause, ProblemError
 
 ALLOWED_FILE: Final = "allowed.json"
 _ALLOWED_PARSER: Final = TypeAdapter(tuple[str, ...])
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +100,11 @@ class ModelStore:
         return model is not None and bool(model.description.owner)
 
     def names(self) -> list[str]:
-        """Return all models' names."""
+        """Return all models' names, those of damaged ones as well."""
         return sorted(path.parent.name for path in self._directory.glob(f"[!.]*/{DESCRIPTION_FILE}"))
 
     def models(self) -> list[StoredModel]:
-        """Return all models, by name."""
+        """Return all models, by name; a damaged one is passed over."""
         found = [self._find(name) for name in self.names()]
         return [model for model in found if model is not None]
 
@@ -114,7 +116,7 @@ class ModelStore:
         """Return a model, by a name that may come from anywhere.
 
         Raises:
-            ProblemError: UNKNOWN_MODEL, also if the client may not use it.
+            ProblemError: UNKNOWN_MODEL, also if the client may not use it, or if it is damaged.
         """
         model = self._find(name) if name in self.names() else None
         if model is None or not model.is_for(client):
@@ -131,7 +133,8 @@ class ModelStore:
 
 
 @lru_cache(maxsize=1024)
-def _read(directory: Path, version: tuple[int, int]) -> StoredModel:
+def _read(directory: Path, version: tuple[int, int]) -> StoredModel | None:
+    """Read a model; of a damaged one the log tells, once."""
     del version  # a model that was published anew is read anew
     allowed = directory / ALLOWED_FILE
     try:
@@ -141,6 +144,7 @@ def _read(directory: Path, version: tuple[int, int]) -> StoredModel:
             allowed=_ALLOWED_PARSER.validate_json(allowed.read_bytes()) if allowed.exists() else (),
         )
     except (ProtocolError, ValidationError) as error:
-        raise ConfigurationError(
-            f"{directory} is damaged ({type(error).__name__}): `cipherward service withdraw {directory.name}`"
-        ) from None
+        _logger.warning(
+            "%s is damaged (%s): `cipherward service withdraw %s`", directory, type(error).__name__, directory.name
+        )
+        return None

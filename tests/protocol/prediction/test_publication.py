@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prediction_service import Client, publication_of
 
 from protocol.errors import LengthError, MalformedError, ProtocolError
+from protocol.prediction.description import MAX_DESCRIPTION_BYTES
 from protocol.prediction.publication import MOST_ALLOWED, Publication
 
 PUBLICATION = publication_of(Client(), allowed=("device", "va"))
@@ -33,6 +36,19 @@ def test_too_many_allowed_are_refused():
     many = publication_of(Client(), allowed=("x",) * (MOST_ALLOWED + 1)).to_bytes()
     with pytest.raises(LengthError):
         Publication.from_bytes(many)
+
+
+def test_a_description_that_could_not_be_read_back_is_refused():
+    described = PUBLICATION.description
+    room = MAX_DESCRIPTION_BYTES - len(described.to_bytes()) + len(described.data.name)
+
+    def with_name(length):
+        data = replace(described.data, name="x" * length)
+        return replace(PUBLICATION, description=replace(described, data=data))
+
+    assert Publication.from_bytes(with_name(room).to_bytes()) == with_name(room)
+    with pytest.raises(LengthError, match="description"):
+        Publication.from_bytes(with_name(room + 1).to_bytes())
 
 
 @given(st.binary(max_size=300))

@@ -95,6 +95,24 @@ def test_a_model_that_is_withdrawn_while_others_look_is_not_there(tmp_path, monk
         store.model_for("cleveland", "gone")
 
 
+@pytest.mark.parametrize("harm", [b"{}", b"", b"x" * ((1 << 20) + 1)], ids=["another", "empty", "too long"])
+def test_a_damaged_model_is_in_nobody_s_way_and_can_be_withdrawn(tmp_path, caplog, harm):
+    store = ModelStore(tmp_path)
+    for name in ("broken", "whole"):
+        store.publish(described(name), {"model.safetensors": b"weights"})
+    write_file(tmp_path / "broken" / "description.json", harm)
+
+    for _ in range(2):
+        assert [model.description.name for model in store.models()] == ["whole"]
+        assert store.owned_by("cleveland") == []
+    assert store.model_for("cleveland", "whole").description.name == "whole"
+    with pytest.raises(ProblemError, match="UNKNOWN_MODEL"):
+        store.model_for("cleveland", "broken")
+    assert caplog.text.count("service withdraw broken") == 1
+    store.withdraw("broken")
+    assert store.names() == ["whole"]
+
+
 def test_what_a_crash_has_left_is_no_model_and_goes_at_the_next_start(tmp_path, monkeypatch):
     store = ModelStore(tmp_path)
 

@@ -28,7 +28,8 @@ from server.prediction.usage import Usage
 from server.prediction.workers import Workers
 
 LARGEST_KEY_BYTES: Final = 1 << 20
-LARGEST_MODEL_BYTES: Final = 1 << 27
+LARGEST_BODY_BYTES: Final = 96 << 20
+"""Of a model or a query; a network of 30 inputs and 16 hidden units takes 92 MiB encrypted."""
 
 ModelName: TypeAlias = Annotated[str, InPath(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="A model's name.")]
 KeyId: TypeAlias = Annotated[str, InPath(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the public key, hex.")]
@@ -185,8 +186,8 @@ def _add_models(app: FastAPI, parts: ServiceParts) -> None:
             raise ProblemError(Cause.NAME_TAKEN)
         if len(store.owned_by(client.name)) >= client.allowance.models:
             raise ProblemError(Cause.TOO_MANY_MODELS)
-        async with visitor.body(LARGEST_MODEL_BYTES) as body:
-            publication = await workers.run(evaluation.read_publication, body)
+        async with visitor.body(LARGEST_BODY_BYTES) as body:
+            publication = await workers.run(client.name, evaluation.read_publication, body)
             described = publication.description
             if (described.name, described.owner, described.is_encrypted) != (name, client.name, True):
                 raise ProblemError(Cause.REFUSED_BODY)
@@ -233,7 +234,7 @@ def _add_keys(app: FastAPI, parts: ServiceParts) -> None:
         async with visitor.body(LARGEST_KEY_BYTES) as body:
             if key_id(body).hex() != key:
                 raise ProblemError(Cause.ANOTHER_KEY)
-            await parts.workers.run(parts.evaluation.check_public_key, body)
+            await parts.workers.run(visitor.client.name, parts.evaluation.check_public_key, body)
             registry.put_key(visitor.client, key, body)
 
     @app.delete(
@@ -269,7 +270,7 @@ def _add_predictions(app: FastAPI, parts: ServiceParts) -> None:
     async def predict(visitor: Signed, name: ModelName) -> Response:
         """Answer a query: encrypted records in, encrypted scores out. Charged before it is worked on."""
         model = _model_for(visitor, name, parts.store)
-        async with visitor.body(largest_query_bytes(model.description)) as body:
+        async with visitor.body(min(largest_query_bytes(model.description), LARGEST_BODY_BYTES)) as body:
             answer = await _answer(visitor, model, body, parts)
         return Response(answer, media_type=BINARY)
 
@@ -291,7 +292,9 @@ async def _answer(visitor: Visitor, model: StoredModel, body: bytes, parts: Serv
     charged = description.parameter_set.charged(header.patients)
     parts.usage.charge(client.name, description.name, charged, allowed=client.allowance.patients_per_day)
     served(visitor.request).patients = header.patients
-    return await parts.workers.run(parts.evaluation.answer_query, model=model.directory, key=key_file, query=body)
+    return await parts.workers.run(
+        client.name, parts.evaluation.answer_query, model=model.directory, key=key_file, query=body
+    )
 
 
 def _model_for(visitor: Visitor, name: str, store: ModelStore) -> StoredModel:

@@ -1,4 +1,4 @@
-"""How many requests a client may make in a minute, and how many bytes may wait in memory.
+"""How many requests a client may make in a minute, and how many bytes of bodies are in memory, and whose.
 
 Trust: runs at the provider; counts.
 """
@@ -6,6 +6,7 @@ Trust: runs at the provider; counts.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Final
 
 from limits import RateLimitItemPerMinute
@@ -17,6 +18,12 @@ from server.prediction.problems import Cause, ProblemError
 
 MOST_BYTES: Final = 1 << 29
 """Bodies that are held at the same time, over all requests."""
+
+_SHARE: Final = 4
+"""One client's bodies are at most one in so many of these bytes."""
+
+SMALL_BODY_BYTES: Final = 4 << 20
+"""A body that has grown larger leaves the last quarter to others: models on their way keep no query out."""
 
 _PAUSE_SECONDS: Final = 2.0
 
@@ -48,18 +55,26 @@ class HeldBytes:
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._most = most
-        self.held = 0
+        self._by_client: Counter[str] = Counter()
 
-    def take(self, count: int) -> None:
+    def take(self, client: str, count: int, *, body: int) -> None:
         """Count bytes that have come.
+
+        Args:
+            client: Whose they are.
+            count: How many.
+            body: How long the body that they belong to is with them.
 
         Raises:
             ProblemError: BUSY.
         """
-        if self.held + count > self._most:
+        room = self._most if body <= SMALL_BODY_BYTES else self._most - self._most // _SHARE
+        if self._by_client[client] + count > self._most // _SHARE or self._by_client.total() + count > room:
             raise ProblemError(Cause.BUSY, retry_seconds=_PAUSE_SECONDS)
-        self.held += count
+        self._by_client[client] += count
 
-    def give_back(self, count: int) -> None:
+    def give_back(self, client: str, count: int) -> None:
         """Count bytes that are gone."""
-        self.held -= count
+        self._by_client[client] -= count
+        if not self._by_client[client]:
+            del self._by_client[client]

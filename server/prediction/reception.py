@@ -22,8 +22,11 @@ from server.prediction.problems import Cause, ProblemError
 from server.prediction.signatures import Signatures, SignedRequest
 from server.public_port import BodyTooLargeError, bounded_body
 
-BODY_SECONDS: Final = 120.0
-"""How long a body may take; the largest model then travels at 1 MB/s."""
+BODY_SECONDS: Final = 30.0
+"""How long a body may take, and longer only if enough of it has come."""
+
+LEAST_BYTES_PER_SECOND: Final = 1_000_000
+"""So many bytes earn a second more."""
 
 _MOST_DIGITS: Final = 18
 _DESCRIPTION: Final = (
@@ -95,7 +98,7 @@ class Reception(SecurityBase):
     Args:
         registry: Knows who is admitted.
         signatures: Verifies.
-        body_seconds: How long a body may take.
+        body_seconds: How long a body may take at any rate.
     """
 
     def __init__(self, registry: ClientRegistry, signatures: Signatures, body_seconds: float = BODY_SECONDS) -> None:
@@ -123,28 +126,32 @@ class Reception(SecurityBase):
         self._signatures.use_once(signed)
 
         def read(largest: int) -> AbstractAsyncContextManager[bytes]:
-            return self._read(request, signed, largest)
+            return self._read(request, signed, client.name, largest)
 
         return Visitor(client=client, request=request, read=read)
 
     @asynccontextmanager
-    async def _read(self, request: Request, signed: SignedRequest, largest: int) -> AsyncIterator[bytes]:
+    async def _read(self, request: Request, signed: SignedRequest, client: str, largest: int) -> AsyncIterator[bytes]:
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > _MOST_DIGITS or int(length) > largest:
             raise ProblemError(Cause.TOO_LARGE)
         chunks: list[bytes] = []
+        size, end = 0, asyncio.get_running_loop().time() + self._body_seconds
         try:
             try:
-                async with asyncio.timeout(self._body_seconds):
+                async with asyncio.timeout_at(end) as limit:
                     async for chunk in bounded_body(request, largest):
-                        self._held.take(len(chunk))
+                        self._held.take(client, len(chunk), body=size + len(chunk))
                         chunks.append(chunk)
+                        size += len(chunk)
+                        limit.reschedule(end + size / LEAST_BYTES_PER_SECOND)
             except BodyTooLargeError:
                 raise ProblemError(Cause.TOO_LARGE) from None
             except TimeoutError:
                 raise ProblemError(Cause.SLOW) from None
             body = b"".join(chunks)
+            chunks.clear()
             self._signatures.check_body(signed, body)
             yield body
         finally:
-            self._held.give_back(sum(map(len, chunks)))
+            self._held.give_back(client, size)

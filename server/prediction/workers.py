@@ -1,7 +1,7 @@
 """Do the homomorphic work in processes of their own, so that no request can block, crash or outlast another.
 
 Each worker is a pool of one process, with channels that it shares with nobody: a process that is killed, whatever it
-was doing, takes its own task along and nothing else. Waiting happens here, in order.
+was doing, takes its own task along and nothing else. Whose turn it is, `Turns` knows.
 
 Trust: runs at the provider. What a task raises reaches the log by type and place only, for a text might quote the data.
 """
@@ -21,18 +21,15 @@ from pebble import ProcessExpired, ProcessPool
 
 from protocol.errors import ProtocolError
 from server.prediction.problems import Cause, ProblemError
+from server.prediction.turns import Turns
 
 TASK_SECONDS: Final = 60.0
 """Longest time for one task, without waiting; then its process is killed."""
-
-MOST_WAITING: Final = 256
-"""Tasks that wait for a worker; further ones are refused."""
 
 _TASKS_PER_PROCESS: Final = 1000
 """Then a process makes room for a new one, so that no leak adds up."""
 
 _GRACE_SECONDS: Final = 10.0
-_BUSY_SECONDS: Final = 2.0
 _CONTEXT: Final = multiprocessing.get_context("spawn")  # no lock, descriptor or random state of the service in a worker
 _FRAME: Final = re.compile(r'^ *File "(.*)", line (\d+)', re.MULTILINE)
 _logger = logging.getLogger(__name__)
@@ -46,40 +43,39 @@ class Workers:
         count: How many.
         module: Imported by each process when it starts, because that takes longer than a task.
         task_seconds: Longest time for a task.
-        most_waiting: Tasks that may wait.
 
     Attributes:
-        waiting: Tasks that wait for a worker now.
         lost: Processes that ended in a task, or had to be ended.
     """
 
-    def __init__(
-        self, count: int, *, module: str, task_seconds: float = TASK_SECONDS, most_waiting: int = MOST_WAITING
-    ) -> None:
+    def __init__(self, count: int, *, module: str, task_seconds: float = TASK_SECONDS) -> None:
         self._module = module
         self._task_seconds = task_seconds
-        self._most_waiting = most_waiting
-        self._free: asyncio.Queue[ProcessPool] = asyncio.Queue()
+        self._turns: Turns[ProcessPool] = Turns()
         self._pools = {self._start() for _ in range(count)}
         for pool in self._pools:
-            self._free.put_nowait(pool)
+            self._turns.give_back(pool)
         self._ending: set[asyncio.Future[None]] = set()
-        self.waiting = 0
         self.lost = 0
 
-    async def run(self, function: Callable[..., Answer], /, *arguments: Any, **named: Any) -> Answer:
+    @property
+    def waiting(self) -> int:
+        """Tasks that wait for a worker now."""
+        return self._turns.waiting
+
+    async def run(self, client: str, function: Callable[..., Answer], /, *arguments: Any, **named: Any) -> Answer:
         """Return what a module's function returns in a worker; function, arguments and answer travel by pickle.
+
+        Args:
+            client: Whose task it is.
+            function: What to do, with its arguments.
+            arguments: Of the function.
+            named: Of the function.
 
         Raises:
             ProblemError: BUSY, OVER_TIME, WORKER_LOST, REFUSED_BODY for a ProtocolError, INTERNAL for all others.
         """
-        if self.waiting >= self._most_waiting and self._free.empty():
-            raise ProblemError(Cause.BUSY, retry_seconds=_BUSY_SECONDS)
-        self.waiting += 1
-        try:
-            pool = await self._free.get()
-        finally:
-            self.waiting -= 1
+        pool = await self._turns.take(client)
         try:
             if not pool.active:  # its process has died since the last task
                 pool = self._replace(pool)
@@ -88,7 +84,7 @@ class Workers:
             pool = self._replace(pool)
             raise ProblemError(error.cause) from None
         finally:
-            self._free.put_nowait(pool)
+            self._turns.give_back(pool)
 
     async def warm_up(self) -> None:
         """Wait until every process has started and imported what it needs."""

@@ -217,7 +217,8 @@ async def running(
         evaluation=pretended_evaluation,
     )
     for name, value in worker_limits.items():
-        setattr(parts.workers, f"_{name}", value)
+        owner = parts.workers._turns if name in ("most_waiting", "queue_seconds") else parts.workers
+        setattr(owner, f"_{name}", value)
     app = service_app(parts)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url=BASE) as http:

@@ -27,6 +27,7 @@ from protocol.prediction.messages import key_id, largest_query_bytes
 from protocol.prediction.publication import Publication
 from protocol.prediction.signed_requests import BINARY
 from server.prediction.app import LARGEST_KEY_BYTES
+from server.prediction.limits import HeldBytes
 from server.prediction.problems import MEDIA_TYPE, Cause
 
 CLEVELAND, ZURICH = Client(), Client(name="zurich")
@@ -306,12 +307,78 @@ def test_what_waits_too_long_a_queue_is_refused(tmp_path):
     async def scenario(service):
         return await asyncio.gather(*(service.predict(CLEVELAND, query()) for _ in range(6)))
 
-    answers = play(tmp_path, scenario, most_waiting=2)
+    answers = play(tmp_path, scenario, most_waiting=8)  # a quarter of them for one client
     refused = [answer for answer in answers if answer.status_code != 200]
     assert len(refused) == 3  # one is worked on, two wait
     for answer in refused:
         assert is_refused(answer, Cause.BUSY)
         assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_one_client_s_many_tasks_do_not_hold_up_another_s_one(tmp_path):
+    order = []
+
+    async def asked_by(service, client):
+        answer = await service.predict(client, query_for(described(), client.public_key))
+        order.append(client.name)
+        return answer.status_code
+
+    async def scenario(service):
+        service.admit(ZURICH)
+        await service.parts.workers.warm_up()
+        many = [asyncio.create_task(asked_by(service, CLEVELAND)) for _ in range(20)]
+        await asyncio.sleep(0)
+        while not service.parts.workers.waiting:
+            await asyncio.sleep(0.001)
+        return [await asked_by(service, ZURICH), *await asyncio.gather(*many)]
+
+    assert play(tmp_path, scenario, most_waiting=80) == [200] * 21
+    assert order.index("zurich") < 10
+
+
+def test_who_waits_too_long_for_a_worker_is_refused_and_not_charged(tmp_path):
+    async def scenario(service):
+        service.admit(ZURICH)
+        slow = asyncio.create_task(service.predict(CLEVELAND, query(end=SLEEP)))
+        await asyncio.sleep(0.1)
+        refused = await service.predict(ZURICH, query_for(described(), ZURICH.public_key))
+        left = service.parts.workers.waiting
+        await slow
+        return refused, left
+
+    refused, left = play(tmp_path, scenario, task_seconds=2.0, queue_seconds=0.3)
+    assert is_refused(refused, Cause.BUSY)
+    assert left == 0
+
+
+def test_who_holds_many_unfinished_bodies_keeps_nobody_else_out(tmp_path):
+    async def scenario(service):
+        service.admit(ZURICH)
+        service.parts.reception._held = HeldBytes(4 * 700)
+        end = asyncio.Event()
+
+        async def unfinished(content):
+            yield content[:-1]
+            await end.wait()
+            yield content[-1:]
+
+        async def slowly(content):
+            request = service.http.build_request("POST", PREDICTIONS, content=content, headers={"content-type": BINARY})
+            Signing(CLEVELAND).sign(request)
+            return await service.http.request("POST", PREDICTIONS, content=unfinished(content), headers=request.headers)
+
+        stalled = [asyncio.create_task(slowly(query())) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        own = await service.predict(CLEVELAND, query())
+        other = await service.predict(ZURICH, query_for(described(), ZURICH.public_key))
+        end.set()
+        finished = await asyncio.gather(*stalled)
+        return own, other, [*finished, await service.predict(CLEVELAND, query())]
+
+    own, other, after = play(tmp_path, scenario)
+    assert is_refused(own, Cause.BUSY)
+    assert other.status_code == 200
+    assert [answer.status_code for answer in after] == [200] * 3
 
 
 def test_patients_are_charged_before_the_work_and_a_restart_forgets_none(tmp_path):
@@ -393,6 +460,25 @@ def test_a_body_that_trickles_ends_at_the_time_limit(tmp_path):
         return await service.http.request("POST", PREDICTIONS, content=trickle(), headers=request.headers)
 
     assert is_refused(play(tmp_path, scenario), Cause.SLOW)
+
+
+def test_a_body_that_comes_at_the_least_rate_may_take_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr("server.prediction.reception.LEAST_BYTES_PER_SECOND", 100)
+
+    async def scenario(service):
+        service.parts.reception._body_seconds = 0.3
+        content = query()
+        request = service.http.build_request("POST", PREDICTIONS, content=content, headers={"content-type": BINARY})
+        Signing(CLEVELAND).sign(request)
+
+        async def in_parts():
+            for start in range(0, len(content), 50):
+                await asyncio.sleep(0.1)
+                yield content[start : start + 50]
+
+        return await service.http.request("POST", PREDICTIONS, content=in_parts(), headers=request.headers)
+
+    assert play(tmp_path, scenario).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", f"{BINARY}; charset=utf-8"])

@@ -92,7 +92,8 @@ def admit(
 
     The number of patients bounds what a client can learn of a model that lies here in plain: it makes it slower to
     copy, not impossible. A query to a quadratic model counts as 4,096, because that many fit in unseen. A linear model
-    is known from the scores of as many chosen patients as it has inputs, and one.
+    is known from the scores of as many chosen patients as it has inputs, and one; and, to a client that cheats with its
+    public key, from about 240 in one query, however many inputs it has.
 
     - `cipherward service admit cleveland.card.json`
     - `cipherward service admit *.card.json --patients 500`

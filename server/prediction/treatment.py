@@ -12,8 +12,10 @@ chose, and what lies between the scores are sums that nobody asked for. So:
 
 "The scores" are those of the records as they were encrypted, to the precision of the parameters. The second polynomial
 of a public key comes from a seed, so that no reader can choose one under which encryptions of zero hide nothing. The
-first one is the reader's word: a malformed one shows the randomness of an encryption where scores are, which is enough
-to solve for only in queries of thousands of patients, whose scores tell as much.
+first one is the reader's word. A malformed one shows the randomness of an encryption where scores are: above the
+flooding each score has log2 q - flood_bits = 28 bits, and the randomness has N log2(3). So about 240 patients in one
+query tell all of it and, through the second polynomial, all weights of a linear model, however many inputs it has. That
+is not defended; the scores themselves tell a model of fewer inputs sooner.
 
 Source: flooding as in Gentry, A Fully Homomorphic Encryption Scheme (2009), section 8.4.
 

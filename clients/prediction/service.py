@@ -1,6 +1,7 @@
 """Talk to the prediction service: queries and keys up, encrypted scores down; never a score.
 
-Every request is signed by the client's identity, and a repeated one anew. What comes back is bounded before it is in
+Every request is signed by the client's identity, and a repeated one anew. A query is repeated to the bit, for which the
+service does not charge, and not at all if its answer does not come in time. What comes back is bounded before it is in
 memory; of a refusal a person reads the service's title, if it is one line of text, and nothing else.
 
 Trust: runs at the client. What it is given to send is encrypted or public; no method takes records or scores.
@@ -29,7 +30,7 @@ from protocol.errors import ConfigurationError, MalformedError, SecretMaterialEr
 from protocol.prediction.description import MAX_DESCRIPTION_BYTES, ModelDescription, check_model_name
 from protocol.prediction.messages import key_id
 from protocol.prediction.publication import Publication
-from protocol.prediction.signed_requests import BINARY
+from protocol.prediction.signed_requests import ANSWER_SECONDS, BINARY
 
 MAX_ANSWER_BYTES: Final = 1 << 20
 """Of a prediction; the longest there is has six polynomials of 8192 residues below two primes, 590 kB."""
@@ -40,6 +41,7 @@ MAX_PROBLEM_BYTES: Final = 8 << 10
 _ATTEMPTS: Final = 5
 _LONGEST_WAIT_SECONDS: Final = 30.0  # a budget that is used up comes back the next day: nobody waits for that
 _CONNECT_SECONDS, _PAUSE_SECONDS, _ANSWER_SECONDS = 10.0, 60.0, 180.0
+_COMPUTED_SECONDS = ANSWER_SECONDS + 30.0  # until an answer begins that the service had to compute
 _List = TypeVar("_List")
 _TITLE = re.compile(r"[ -~]{1,200}")
 _CAUSE = re.compile(r"urn:cipherward:problem:([a-z-]{1,40})")
@@ -99,7 +101,6 @@ class PredictionService:
                 verify=_context(authority),
                 follow_redirects=False,
                 headers={"accept-encoding": "identity"},  # a compressed answer could be of any size
-                timeout=httpx.Timeout(_PAUSE_SECONDS, connect=_CONNECT_SECONDS),
             )
         except httpx.InvalidURL:
             raise ConfigurationError(f"{address!r} is no HOST:PORT") from None
@@ -200,11 +201,13 @@ class PredictionService:
 
     def _send_once(self, method: str, path: str, body: bytes | None, most: int) -> bytes:
         headers = {} if body is None else {"content-type": BINARY}
-        request = self._http.build_request(method, path, content=body, headers=headers)
+        pause = _PAUSE_SECONDS if body is None else _COMPUTED_SECONDS
+        timeout = httpx.Timeout(_PAUSE_SECONDS, connect=_CONNECT_SECONDS, read=pause)
+        request = self._http.build_request(method, path, content=body, headers=headers, timeout=timeout)
         sign_request(request, self._identity, self.name, body)
-        deadline = time.monotonic() + _ANSWER_SECONDS
         try:
             answer = self._http.send(request, stream=True)
+            deadline = time.monotonic() + _ANSWER_SECONDS
             try:
                 if not answer.is_success:
                     raise _problem(answer, _bounded(answer, MAX_PROBLEM_BYTES, deadline))
@@ -212,9 +215,9 @@ class PredictionService:
             finally:
                 answer.close()
         except httpx.HTTPError as error:
-            raise self._failure(error) from None
+            raise self._failure(error, method) from None
 
-    def _failure(self, error: httpx.HTTPError) -> Exception:
+    def _failure(self, error: httpx.HTTPError, method: str) -> Exception:
         certificate = _certificate_error(error)
         if certificate:
             return ServiceError(
@@ -222,6 +225,11 @@ class PredictionService:
                 "right address and --ca file"
             )
         kind = type(error).__name__
+        if method == "POST" and isinstance(error, httpx.ReadTimeout):
+            return ServiceError(
+                f"{self._address} has the query and gave no answer in time; its patients may have been charged, and it "
+                "is not asked again: try later"
+            )
         return _AgainError(ServiceError(f"{self._address} does not answer ({kind}): is it running, and reachable?"))
 
 

@@ -22,6 +22,9 @@ WINDOW_SECONDS: Final = 60
 CLOCK_LEEWAY_SECONDS: Final = 5
 """How much the clocks of client and service may differ."""
 
+ANSWER_SECONDS: Final = 150
+"""Longest time from a request's end to its answer: the service refuses what waits or takes longer."""
+
 PARAMETERS: Final = frozenset({"created", "expires", "keyid", "nonce", "tag"})
 """What a signature states of itself, all of it; `keyid` is the client's name. `alg`, ed25519, may be there as well."""
 

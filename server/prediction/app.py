@@ -4,6 +4,7 @@ Trust: runs at the provider, on the public network. It passes ciphertexts from c
 it learns how many there are.
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -268,7 +269,11 @@ def _add_predictions(app: FastAPI, parts: ServiceParts) -> None:
         },
     )  # fmt: skip
     async def predict(visitor: Signed, name: ModelName) -> Response:
-        """Answer a query: encrypted records in, encrypted scores out. Charged before it is worked on."""
+        """Answer a query: encrypted records in, encrypted scores out.
+
+        Charged before it is worked on, and not while it waits. The same bytes may come again for ten minutes, four
+        times, without another charge.
+        """
         model = _model_for(visitor, name, parts.store)
         async with visitor.body(min(largest_query_bytes(model.description), LARGEST_BODY_BYTES)) as body:
             answer = await _answer(visitor, model, body, parts)
@@ -289,11 +294,19 @@ async def _answer(visitor: Visitor, model: StoredModel, body: bytes, parts: Serv
         raise ProblemError(Cause.FOREIGN_KEY)
     if not 1 <= header.patients <= description.parameter_set.patients:
         raise ProblemError(Cause.REFUSED_BODY)
-    charged = description.parameter_set.charged(header.patients)
-    parts.usage.charge(client.name, description.name, charged, allowed=client.allowance.patients_per_day)
-    served(visitor.request).patients = header.patients
+
+    def charge() -> None:
+        is_new = parts.usage.charge(
+            client.name,
+            description.name,
+            description.parameter_set.charged(header.patients),
+            query=hashlib.sha256(body).digest(),
+            allowed=client.allowance.patients_per_day,
+        )
+        served(visitor.request).patients = header.patients if is_new else 0
+
     return await parts.workers.run(
-        client.name, parts.evaluation.answer_query, model=model.directory, key=key_file, query=body
+        client.name, parts.evaluation.answer_query, before=charge, model=model.directory, key=key_file, query=body
     )
 
 

@@ -29,7 +29,9 @@ TASK_SECONDS: Final = 60.0
 _TASKS_PER_PROCESS: Final = 1000
 """Then a process makes room for a new one, so that no leak adds up."""
 
-_GRACE_SECONDS: Final = 10.0
+GRACE_SECONDS: Final = 10.0
+"""A process that cannot even start its task has so much longer."""
+
 _CONTEXT: Final = multiprocessing.get_context("spawn")  # no lock, descriptor or random state of the service in a worker
 _FRAME: Final = re.compile(r'^ *File "(.*)", line (\d+)', re.MULTILINE)
 _logger = logging.getLogger(__name__)
@@ -63,13 +65,22 @@ class Workers:
         """Tasks that wait for a worker now."""
         return self._turns.waiting
 
-    async def run(self, client: str, function: Callable[..., Answer], /, *arguments: Any, **named: Any) -> Answer:
+    async def run(
+        self,
+        client: str,
+        function: Callable[..., Answer],
+        /,
+        *arguments: Any,
+        before: Callable[[], None] | None = None,
+        **named: Any,
+    ) -> Answer:
         """Return what a module's function returns in a worker; function, arguments and answer travel by pickle.
 
         Args:
             client: Whose task it is.
             function: What to do, with its arguments.
             arguments: Of the function.
+            before: Called when a worker is there; if it raises, nothing is done.
             named: Of the function.
 
         Raises:
@@ -77,6 +88,8 @@ class Workers:
         """
         pool = await self._turns.take(client)
         try:
+            if before is not None:
+                before()
             if not pool.active:  # its process has died since the last task
                 pool = self._replace(pool)
             return await self._run_in(pool, function, *arguments, **named)
@@ -100,7 +113,7 @@ class Workers:
         future = pool.schedule(function, args=arguments, kwargs=named, timeout=self._task_seconds)
         try:
             # a process that cannot even start its task has no time limit of its own
-            async with asyncio.timeout(self._task_seconds + _GRACE_SECONDS):
+            async with asyncio.timeout(self._task_seconds + GRACE_SECONDS):
                 return await asyncio.wrap_future(future)
         except ProtocolError as error:
             _logger.info("a body was refused: %s", type(error).__name__)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import pickle
 import socket
+import time
 from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
-from published import plain
+from published import client, plain
 from served import InProcessService, Server, problem, running
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from tenacity import Retrying
@@ -25,7 +26,7 @@ from clients.secrets.identity_file import read_identity
 from protocol.errors import ConfigurationError, LengthError, MalformedError, SecretMaterialError, ServiceError
 from protocol.prediction.messages import key_id
 from protocol.prediction.parameters import LINEAR
-from protocol.prediction.signed_requests import PARAMETERS, WINDOW_SECONDS
+from protocol.prediction.signed_requests import ANSWER_SECONDS, PARAMETERS, WINDOW_SECONDS
 
 FIXED = "gave no reason that can be shown"
 
@@ -191,6 +192,40 @@ def test_a_service_that_is_not_there_is_tried_and_named(server, vault, no_waitin
     with nobody, pytest.raises(ServiceError, match=r"127\.0\.0\.1:9 does not answer \(ConnectError\)"):
         nobody.models()
     assert len(no_waiting) == 4
+
+
+def test_a_query_whose_answer_does_not_come_in_time_is_not_asked_again(server, service, monkeypatch):
+    monkeypatch.setattr(service_module, "_COMPUTED_SECONDS", 0.2)
+    server.refuse = lambda request: time.sleep(0.6)
+
+    with pytest.raises(ServiceError, match="may have been charged"):
+        service.predict("model", b"query")
+
+    assert len(server.requests) == 1
+
+
+def test_an_answer_that_is_computed_has_longer_than_others(server, service, monkeypatch):
+    monkeypatch.setattr(service_module, "_PAUSE_SECONDS", 0.2)
+    server.refuse = lambda request: time.sleep(0.6)
+    assert service_module._COMPUTED_SECONDS > ANSWER_SECONDS
+
+    service.register_key(client(LINEAR).public_key)
+
+    with pytest.raises(ServiceError, match="ReadTimeout"):
+        service.registered_keys()
+
+
+def test_a_query_is_repeated_to_the_bit(server, service):
+    bodies = []
+
+    def refuse(request):
+        bodies.append(request._body)  # the server has read it
+        return problem(503, {}) if len(bodies) < 3 else Response(b"answer")
+
+    server.refuse = refuse
+
+    assert service.predict("model", b"query") == b"answer"
+    assert bodies == [b"query"] * 3
 
 
 # --- A service that means harm ----------------------------------------------------------------------------------------

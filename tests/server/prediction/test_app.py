@@ -25,10 +25,12 @@ from pretended_evaluation import CANARY, DIE, FAIL, REFUSE, SLEEP, TELL, answer_
 
 from protocol.prediction.messages import key_id, largest_query_bytes
 from protocol.prediction.publication import Publication
-from protocol.prediction.signed_requests import BINARY
+from protocol.prediction.signed_requests import ANSWER_SECONDS, BINARY
 from server.prediction.app import LARGEST_KEY_BYTES
 from server.prediction.limits import HeldBytes
 from server.prediction.problems import MEDIA_TYPE, Cause
+from server.prediction.turns import QUEUE_SECONDS
+from server.prediction.workers import GRACE_SECONDS, TASK_SECONDS
 
 CLEVELAND, ZURICH = Client(), Client(name="zurich")
 PREDICTIONS = "/v1/models/plain/predictions"
@@ -305,7 +307,9 @@ def test_an_idle_worker_that_was_killed_costs_no_request(tmp_path):
 
 def test_what_waits_too_long_a_queue_is_refused(tmp_path):
     async def scenario(service):
-        return await asyncio.gather(*(service.predict(CLEVELAND, query()) for _ in range(6)))
+        answers = await asyncio.gather(*(service.predict(CLEVELAND, query()) for _ in range(6)))
+        assert service.parts.usage.today("cleveland") == 3 * 3  # nobody pays for being refused
+        return answers
 
     answers = play(tmp_path, scenario, most_waiting=8)  # a quarter of them for one client
     refused = [answer for answer in answers if answer.status_code != 200]
@@ -344,11 +348,30 @@ def test_who_waits_too_long_for_a_worker_is_refused_and_not_charged(tmp_path):
         refused = await service.predict(ZURICH, query_for(described(), ZURICH.public_key))
         left = service.parts.workers.waiting
         await slow
-        return refused, left
+        return refused, left, service.parts.usage.today("zurich")
 
-    refused, left = play(tmp_path, scenario, task_seconds=2.0, queue_seconds=0.3)
+    refused, left, charged = play(tmp_path, scenario, task_seconds=2.0, queue_seconds=0.3)
     assert is_refused(refused, Cause.BUSY)
-    assert left == 0
+    assert (left, charged) == (0, 0)
+
+
+def test_what_waits_and_is_worked_on_is_answered_before_a_client_gives_up():
+    assert QUEUE_SECONDS + TASK_SECONDS + GRACE_SECONDS < ANSWER_SECONDS
+
+
+def test_a_query_that_comes_again_is_answered_and_not_charged_again(tmp_path):
+    asked = query(patients=3)
+
+    async def scenario(service):
+        service.admit(CLEVELAND, with_key=False, patients_per_day=4)
+        answers = [await service.predict(CLEVELAND, asked) for _ in range(6)]
+        return answers, service.parts.usage.today("cleveland"), service.served()
+
+    answers, charged, served = play(tmp_path, scenario)
+    assert [answer.status_code for answer in answers[:5]] == [200] * 5
+    assert is_refused(answers[5], Cause.OVER_BUDGET)
+    assert charged == 3
+    assert [json.loads(line)["patients"] for line in served.splitlines()] == [3, 0, 0, 0, 0, 0]
 
 
 def test_who_holds_many_unfinished_bodies_keeps_nobody_else_out(tmp_path):

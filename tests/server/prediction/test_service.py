@@ -78,13 +78,13 @@ def test_encrypted_records_come_back_as_encrypted_scores_until_the_day_s_patient
     secret, public = key
     registered = public.to_bytes(LINEAR)
     records = np.array([[0.5, -1.0], [1.5, 2.0], [-3.0, 0.25]])
-    query = encrypt_records(records, description, secret, key_id(registered))
+    queries = [encrypt_records(records, description, secret, key_id(registered)) for _ in range(3)]
 
     put(http, f"/v1/keys/{key_id(registered).hex()}", registered).raise_for_status()
-    answers = [predict(http, query.to_bytes(description)) for _ in range(3)]
+    answers = [predict(http, query.to_bytes(description)) for query in queries]
 
     expected = records @ WEIGHTS["output.weight"][0] + WEIGHTS["output.bias"][0]
-    for answer in answers[:2]:
+    for query, answer in zip(queries, answers[:2], strict=False):
         logits = read_logits(Answer.from_bytes(answer.content, description, query.header), description, secret)
         np.testing.assert_allclose(logits, expected, atol=LINEAR.tolerance)
     assert answers[2].json()["type"] == Cause.OVER_BUDGET.urn
@@ -141,7 +141,10 @@ def test_nothing_outlives_a_killed_service_and_the_next_one_knows_what_was_used(
     directory, description = founded(tmp_path / "provider", patients=3)
     secret, public = key
     registered = public.to_bytes(LINEAR)
-    query = encrypt_records(np.zeros((2, 2)), description, secret, key_id(registered)).to_bytes(description)
+    query, another = (
+        encrypt_records(np.zeros((2, 2)), description, secret, key_id(registered)).to_bytes(description)
+        for _ in range(2)
+    )
     with served(directory) as (http, _, process):
         put(http, f"/v1/keys/{key_id(registered).hex()}", registered).raise_for_status()
         assert predict(http, query).status_code == 200
@@ -151,4 +154,5 @@ def test_nothing_outlives_a_killed_service_and_the_next_one_knows_what_was_used(
     assert started
     assert alive == []
     with served(directory) as (http, _, _):
-        assert predict(http, query).json()["type"] == Cause.OVER_BUDGET.urn
+        assert predict(http, query).status_code == 200  # paid for already
+        assert predict(http, another).json()["type"] == Cause.OVER_BUDGET.urn

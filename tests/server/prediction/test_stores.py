@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import threading
 import time
 
@@ -15,7 +17,7 @@ from server.prediction.files import remove_leftovers, write_directory, write_fil
 from server.prediction.model_store import ModelStore
 from server.prediction.problems import Cause, ProblemError
 from server.prediction.served_log import ServedLog, ServedRequest
-from server.prediction.usage import Usage
+from server.prediction.usage import REPEAT_SECONDS, Usage
 
 CLEVELAND = Client()
 
@@ -144,40 +146,73 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-def test_patients_are_counted_over_all_models_and_for_each_client(tmp_path):
-    usage = Usage(tmp_path / "usage.sqlite")
-    usage.charge("cleveland", "one", 6, allowed=10)
-    usage.charge("zurich", "one", 10, allowed=10)
+@pytest.fixture
+def usage(tmp_path):
+    with contextlib.closing(Usage(tmp_path / "usage.sqlite")) as usage:
+        yield usage
+
+
+def charge(usage, client, patients, *, model="one", allowed=10, query=None):
+    return usage.charge(client, model, patients, query=query or os.urandom(32), allowed=allowed)
+
+
+def test_patients_are_counted_over_all_models_and_for_each_client(usage):
+    charge(usage, "cleveland", 6)
+    charge(usage, "zurich", 10)
     with pytest.raises(ProblemError) as refused:
-        usage.charge("cleveland", "two", 5, allowed=10)
+        charge(usage, "cleveland", 5, model="two")
     assert refused.value.cause == Cause.OVER_BUDGET
-    usage.charge("cleveland", "two", 4, allowed=10)
+    charge(usage, "cleveland", 4, model="two")
     assert (usage.today("cleveland"), usage.today("zurich"), usage.today("va")) == (10, 10, 0)
-    usage.close()
 
 
-def test_the_next_day_begins_anew(tmp_path, monkeypatch):
-    usage = Usage(tmp_path / "usage.sqlite")
-    usage.charge("cleveland", "one", 10, allowed=10)
+def test_the_next_day_begins_anew(usage, monkeypatch):
+    charge(usage, "cleveland", 10)
     tomorrow = time.time() + 86_400
     monkeypatch.setattr("server.prediction.usage.time.time", lambda: tomorrow)
-    usage.charge("cleveland", "one", 10, allowed=10)
-    usage.close()
+    charge(usage, "cleveland", 10)
+
+
+def test_the_same_query_is_charged_once_and_again_if_it_comes_too_often(tmp_path, usage):
+    query = os.urandom(32)
+    assert charge(usage, "cleveland", 4, query=query)
+    assert [charge(usage, "cleveland", 4, query=query) for _ in range(2)] == [False] * 2
+    with contextlib.closing(Usage(tmp_path / "usage.sqlite")) as later:  # a restart forgets nothing
+        assert [charge(later, "cleveland", 4, query=query) for _ in range(3)] == [False, False, True]
+    assert charge(usage, "zurich", 4, query=query)
+    assert (usage.today("cleveland"), usage.today("zurich")) == (8, 4)
+
+
+def test_a_query_that_was_not_paid_for_is_not_free_the_next_time(usage):
+    query = os.urandom(32)
+    for _ in range(2):
+        with pytest.raises(ProblemError, match="OVER_BUDGET"):
+            charge(usage, "cleveland", 11, query=query)
+
+
+def test_the_same_query_is_charged_again_after_some_minutes_and_not_remembered(usage, monkeypatch):
+    query = os.urandom(32)
+    charge(usage, "cleveland", 4, query=query)
+    later = time.time() + REPEAT_SECONDS + 1
+    monkeypatch.setattr("server.prediction.usage.time.time", lambda: later)
+    charge(usage, "zurich", 4)
+    assert usage._database.execute("SELECT COUNT(*) FROM recent").fetchone() == (1,)
+    assert charge(usage, "cleveland", 4, query=query, allowed=100)
 
 
 def test_two_processes_do_not_charge_past_the_allowance(tmp_path):
-    def charge():
+    def charge_often():
         usage = Usage(tmp_path / "usage.sqlite")
         for _ in range(20):
             try:
-                usage.charge("cleveland", "one", 1, allowed=25)
+                charge(usage, "cleveland", 1, allowed=25)
             except ProblemError:
                 refused.append(1)
         usage.close()
 
     Usage(tmp_path / "usage.sqlite").close()
     refused = []
-    threads = [threading.Thread(target=charge) for _ in range(2)]
+    threads = [threading.Thread(target=charge_often) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -33,7 +33,9 @@ def publish(
         Path | None, typer.Option(help="The consortium's agreement, whose hospitals have decided.", dir_okay=False)
     ] = None,
     own: Annotated[bool, typer.Option("--own", help="The model is the provider's own; nobody has to decide.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Take the place of a model of that name.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a plain model of that name, which stays until then.")
+    ] = False,
 ) -> None:
     """Put a model into the service in plaintext: a consortium's with its hospitals' decisions, or your own.
 

@@ -60,13 +60,32 @@ class ModelStore:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def publish(self, description: ModelDescription, files: dict[str, bytes]) -> None:
+    def publish(self, description: ModelDescription, files: dict[str, bytes], *, may_replace: bool = False) -> None:
         """Keep a model that has been checked.
+
+        Args:
+            description: Of the model.
+            files: What lies beside the description.
+            may_replace: Whether it may take the place of a plain model of the provider's; that one stays until then.
 
         Raises:
             FileExistsError: The name is taken.
+            ConfigurationError: The model that it would replace is a client's, or damaged.
         """
-        write_directory(self._directory / description.name, {DESCRIPTION_FILE: description.to_bytes(), **files})
+        name = description.name
+
+        def check_old() -> None:
+            old = self._find(name)
+            if old is None:
+                raise ConfigurationError(f"the model {name} is damaged: `cipherward service withdraw {name}`")
+            if old.description.owner or old.description.is_encrypted:
+                raise ConfigurationError(f"the model {name} was published by a client: only its owner takes it back")
+
+        write_directory(
+            self._directory / name,
+            {DESCRIPTION_FILE: description.to_bytes(), **files},
+            check_old=check_old if may_replace else None,
+        )
 
     def publish_encrypted(self, client: AdmittedClient, publication: Publication) -> None:
         """Keep a client's encrypted model that has been checked.
@@ -93,11 +112,6 @@ class ModelStore:
         if name not in self.names():
             raise ConfigurationError(f"there is no model {name}; `cipherward service status` lists them")
         remove_directory(self._directory / name)
-
-    def is_client_s(self, name: str) -> bool:
-        """Return whether a client published it, and not the provider."""
-        model = self._find(name)
-        return model is not None and bool(model.description.owner)
 
     def names(self) -> list[str]:
         """Return all models' names, those of damaged ones as well."""

@@ -64,14 +64,12 @@ def _publish(
 ) -> ModelDescription:
     description = prepare_plain_model(name, model)
     files = {PLAIN_FILE: model, DECISION_FILE: json.dumps(record, indent=2, sort_keys=True).encode() + b"\n"}
-    if name in store.names() and may_replace:
-        if store.is_client_s(name):
-            raise ConfigurationError(f"the model {name} was published by a client: only its owner takes it back")
-        store.withdraw(name)
     try:
-        store.publish(description, files)
+        store.publish(description, files, may_replace=may_replace)
     except FileExistsError:
         raise ConfigurationError(
             f"the service has a model {name}: publish under another name, or with --replace"
         ) from None
+    except OSError as error:
+        raise ConfigurationError(f"nothing is published, and nothing was replaced: {error.strerror}") from None
     return description

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 
@@ -157,6 +158,29 @@ def test_a_name_that_is_taken_is_replaced_only_on_demand(models):
     publish_own(ModelStore(models), "heart", other, may_replace=True)
     assert (models / "heart/model.safetensors").read_bytes() == other
     assert {path.name for path in models.iterdir()} == {"heart"}
+
+
+def test_a_disk_that_is_full_costs_no_model(models, monkeypatch):
+    publish(models)
+    before = content(models)
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("server.prediction.files.write_file", full)
+    with pytest.raises(ConfigurationError, match="nothing was replaced: No space left"):
+        publish_own(ModelStore(models), "heart", file_of(seed=8), may_replace=True)
+
+    assert content(models) == before
+    assert {path.name for path in models.iterdir()} == {"heart"}
+
+
+def test_a_damaged_model_is_not_replaced_for_nobody_knows_whose_it_is(models):
+    publish(models)
+    (models / "heart/description.json").write_bytes(b"{}")
+
+    with pytest.raises(ConfigurationError, match="service withdraw heart"):
+        publish(models, may_replace=True)
 
 
 def test_what_replaces_nothing_leaves_the_old_model(models):

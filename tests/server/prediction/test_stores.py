@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from prediction_service import Client, described
@@ -131,6 +133,69 @@ def test_what_a_crash_has_left_is_no_model_and_goes_at_the_next_start(tmp_path, 
     monkeypatch.undo()
     remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def replace(path, data):
+    write_directory(path, {"file": data}, check_old=lambda: None)
+
+
+def test_a_directory_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    write_directory(tmp_path / "plain", {"file": b"old"})
+    rename, done = Path.rename, []
+
+    def fail_once(path, target):
+        done.append(path.name)
+        if len(done) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(OSError, match="Input/output"):
+        replace(tmp_path / "plain", b"new")
+    assert (tmp_path / "plain" / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+
+
+def test_a_name_that_cannot_be_given_is_not_one_that_is_taken(tmp_path, monkeypatch):
+    def full(path, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space") as failure:
+        write_directory(tmp_path / "plain", {})
+    assert not isinstance(failure.value, FileExistsError)
+
+
+@pytest.mark.parametrize("then", [remove_leftovers, lambda path: write_directory(path / "other", {})])
+def test_who_is_killed_while_replacing_leaves_the_old_one_and_while_removing_none(tmp_path, then):
+    for leftover in (".replaced-1/plain", ".replaced-2/whole", "whole", ".old-1/withdrawn", ".new-1"):
+        (tmp_path / leftover).mkdir(parents=True)
+
+    then(tmp_path)
+
+    assert {path.name for path in tmp_path.iterdir()} - {"other"} == {"plain", "whole"}
+
+
+def test_a_directory_in_the_making_is_no_leftover(tmp_path, monkeypatch):
+    write, begun, go_on = write_file, threading.Event(), threading.Event()
+
+    def slowly(path, data):
+        begun.set()
+        go_on.wait()
+        write(path, data)
+
+    monkeypatch.setattr("server.prediction.files.write_file", slowly)
+    writer = threading.Thread(target=write_directory, args=(tmp_path / "plain", {"file": b"data"}))
+    starting = threading.Thread(target=remove_leftovers, args=(tmp_path,))
+    writer.start()
+    begun.wait()
+    starting.start()
+    starting.join(timeout=0.2)
+    assert starting.is_alive()
+    go_on.set()
+    writer.join()
+    starting.join()
+    assert (tmp_path / "plain" / "file").read_bytes() == b"data"
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from clients.prediction.asking import Told, ask, patients_per_query
+from clients.prediction.features import checked_features
 from clients.prediction.key_store import KeyStore
 from clients.prediction.keys import PublicEncryptor
-from clients.prediction.predictor import check_features
 from clients.prediction.published import Published
 from clients.prediction.records import Values, read_logits
 from clients.prediction.score_file import Rows, ScoredRows, ScoreFile
@@ -57,12 +57,11 @@ def scores_for(
             f"the model {model} is not encrypted under this public key: get the newest file from whoever published it "
             "(`cipherward keys export`)"
         )
-    check_features(records, description)
     parameters = description.parameter_set
     encryptor = PublicEncryptor(PublicKey.from_bytes(public_key, parameters), parameters)
     room = patients_per_query(description, is_seeded=False)
     starts = range(0, len(records), room)
-    standard = description.standardised(records)
+    standard = description.standardised(checked_features(records, description))
     batches = [standard[start : start + room] for start in starts]
     exchanges = ask(service, description, batches, encryptor, identifier, told=told)
     answers = (

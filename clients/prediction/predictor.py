@@ -17,6 +17,7 @@ from scipy.special import expit
 
 from clients.prediction.asking import Exchange, Told, ask, patients_per_query
 from clients.prediction.canaries import Canaries, Mixture
+from clients.prediction.features import checked_features, feature_names
 from clients.prediction.intercepts import reader_intercept
 from clients.prediction.key_store import KeyStore, StoredKey
 from clients.prediction.records import Values, read_logits
@@ -39,6 +40,12 @@ class EncryptedPredictor:
             vault if not given.
         canaries: Known patients; each query takes all of them along, and a wrong score of one refuses its answer.
 
+    Attributes:
+        description: What the service says of the model.
+        classes_: The outcomes, 0 and 1, in the order of `predict_proba`'s columns.
+        n_features_in_: Number of the model's inputs.
+        feature_names_in_: Their names, in order.
+
     Raises:
         ConfigurationError: A key or an intercept is missing, or the canaries do not fit; says what to do.
         ServiceError: The service does not know the model, or cannot be reached.
@@ -55,12 +62,15 @@ class EncryptedPredictor:
     ) -> None:
         self._service = service
         self.description = description = service.describe(model)
+        self.classes_ = np.array([0, 1], dtype=np.int8)
+        self.n_features_in_ = description.inputs
+        self.feature_names_in_ = feature_names(description)
         self._stored, self._public_key = _key_for(description, KeyStore(vault))
         self._intercept = reader_intercept(description, vault, intercept)
         self._canaries = canaries
         self._room = patients_per_query(description, is_seeded=True)
         if canaries is not None:
-            check_features(canaries.features, description)
+            checked_features(canaries.features, description)
             self._room -= len(canaries.logits)
             if self._room < 1:
                 raise ConfigurationError(
@@ -100,26 +110,26 @@ class EncryptedPredictor:
             service.close()
             raise
 
-    def decision_function(self, records: Values, *, told: Told | None = None) -> Values:
+    def decision_function(self, records: object, *, told: Told | None = None) -> Values:
         """Return patients' logits.
 
         Args:
-            records: float64 (n, d), in the columns' units, in the order of `description.data.inputs`; NaN where
-                missing.
+            records: Array, list or data frame of shape (n, d), in the columns' units, in the order of
+                `feature_names_in_`; NaN where missing. Values far outside are clipped, as in training.
             told: Called as answers come, with the number of patients they are for, canaries included, and with all.
 
         Returns:
             float64 (n,), as exact as the parameters' tolerance says.
 
         Raises:
-            ConfigurationError: The records have another shape.
+            ConfigurationError: The records have another shape or other columns, or values that are no numbers.
             ServiceError: The service refused, or cannot be reached.
             ProtocolError: What came is no answer to what was asked; AnswerRefusedError if a canary shows it.
         """
-        check_features(records, self.description)
-        if not len(records):
+        features = checked_features(records, self.description)
+        if not len(features):
             return np.empty(0)
-        standard = self.description.standardised(np.asarray(records, dtype=np.float64))
+        standard = self.description.standardised(features)
         mixtures = [
             Mixture.of(standard[start : start + self._room], self.description, self._canaries)
             for start in range(0, len(standard), self._room)
@@ -142,12 +152,12 @@ class EncryptedPredictor:
             ]
         )
 
-    def predict_proba(self, records: Values) -> Values:
+    def predict_proba(self, records: object) -> Values:
         """Return probabilities of both outcomes, float64 (n, 2), of records as `decision_function` takes them."""
         positive = expit(self.decision_function(records))
         return np.column_stack([1 - positive, positive])
 
-    def predict(self, records: Values) -> npt.NDArray[np.int8]:
+    def predict(self, records: object) -> npt.NDArray[np.int8]:
         """Return the likelier outcome, int8 (n,) of 0 and 1, of records as `decision_function` takes them."""
         return (self.decision_function(records) > 0).astype(np.int8)
 
@@ -166,19 +176,6 @@ class EncryptedPredictor:
 
     def __reduce__(self) -> NoReturn:
         raise SecretMaterialError("a predictor holds a prediction key's place and an identity, which must not leave")
-
-
-def check_features(records: Values, description: ModelDescription) -> None:
-    """Raise unless records have the shape that a model takes.
-
-    Raises:
-        ConfigurationError: They have another one.
-    """
-    if records.ndim != 2 or records.shape[1] != description.inputs:  # noqa: PLR2004  rows and columns
-        raise ConfigurationError(
-            f"records of shape {records.shape}; the model {description.name} takes (n, {description.inputs}), in the "
-            "order of description.data.inputs"
-        )
 
 
 def _key_for(description: ModelDescription, keys: KeyStore) -> tuple[StoredKey, bytes]:

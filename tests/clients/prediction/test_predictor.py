@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from published import LOGISTIC, encrypted, plain, trained_model
 from published import Client as KeyHolder
+from scipy.sparse import csr_matrix
 from scipy.special import expit
 from served import InProcessService, model_file
 
@@ -31,6 +32,7 @@ from protocol.prediction.messages import query_bytes
 from protocol.prediction.parameters import LINEAR
 from protocol.terms import ModelTerms
 
+SECRET = "s3cret-98765"
 PERSONAL = ModelTerms(personal=("output.bias",))
 
 
@@ -100,6 +102,84 @@ def test_records_of_another_shape_are_refused_before_anything_is_sent(offered, v
     with pytest.raises(ConfigurationError, match=r"takes \(n, 5\)"):
         EncryptedPredictor(offered, "model", vault=vault).decision_function(np.zeros(shape))
     assert offered.sent == []
+
+
+class Frame:
+    """What a data frame is to NumPy and to us."""
+
+    def __init__(self, values, columns):
+        self._values, self.columns = values, columns
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._values, dtype=dtype)
+
+
+def test_a_data_frame_is_scored_by_the_names_of_its_columns(offered, vault, records):
+    predictor = EncryptedPredictor(offered, "model", vault=vault)
+    names = list(predictor.feature_names_in_)
+    expected = predictor.decision_function(records)
+
+    for columns in (names, range(5)):
+        scores = predictor.decision_function(Frame(records, columns))
+        assert np.abs(scores - expected).max() < 2 * LINEAR.tolerance
+    for columns, place in (
+        (names[::-1], 1),
+        ([*names[:3], *names[:2:-1]], 4),
+        ([*names[:4], SECRET], 5),
+        (names[:2], 3),
+    ):
+        with pytest.raises(ConfigurationError, match=f"column {place} is not '{names[place - 1]}'") as refusal:
+            predictor.decision_function(Frame(records[:, : len(columns)], columns))
+        assert SECRET not in str(refusal.value)
+    with pytest.raises(ConfigurationError, match="there are more"):
+        predictor.decision_function(Frame(np.zeros((1, 6)), [*names, SECRET]))
+
+
+def test_lists_integers_and_missing_objects_are_taken(offered, trained, vault, records):
+    predictor = EncryptedPredictor(offered, "model", vault=vault)
+    with_gap = records[:3].astype(object)
+    with_gap[0, 1] = None
+    expected = records[:3].copy()
+    expected[0, 1] = np.nan
+
+    for given, same in (
+        (records[:3].tolist(), records[:3]),
+        (with_gap, expected),
+        (np.ones((2, 5), int), np.ones((2, 5))),
+        (np.full((1, 5), 1e300), np.full((1, 5), 1e300)),
+    ):
+        assert np.abs(predictor.decision_function(given) - logits_of(trained, same)).max() < LINEAR.tolerance
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (np.full((1, 5), np.inf), "infinite"),
+        (np.full((1, 5), -np.inf), "infinite"),
+        (np.ones((1, 5)) * 1j, "no number"),
+        (np.full((1, 5), "1"), "no number"),
+        ([[1, 2, 3, 4, SECRET]], "no number"),
+        (np.array([[1, 2, 3, 4, SECRET]], dtype=object), "no number"),
+        ([[1, 2, 3, 4, 5], [1]], "several lengths"),
+        (csr_matrix(np.ones((1, 5))), "toarray"),
+        (7, r"takes \(n, 5\)"),
+    ],
+    ids=["inf", "-inf", "complex", "text", "list of text", "object", "ragged", "sparse", "number"],
+)  # fmt: skip
+def test_what_is_no_table_of_numbers_is_refused_before_anything_is_sent(offered, vault, given, what):
+    with pytest.raises(ConfigurationError, match=what) as refusal:
+        EncryptedPredictor(offered, "model", vault=vault).decision_function(given)
+    assert SECRET not in str(refusal.value)
+    assert offered.sent == []
+
+
+def test_it_says_what_scikit_learn_s_models_say(offered, vault, records):
+    predictor = EncryptedPredictor(offered, "model", vault=vault)
+
+    assert predictor.classes_.tolist() == [0, 1]
+    assert predictor.n_features_in_ == 5
+    assert predictor.feature_names_in_.tolist() == ["c0", "c1", "c2", "c3", "c4"]
+    assert set(predictor.predict(records)) <= set(predictor.classes_)
 
 
 def test_a_key_is_registered_once(offered, vault, records):

@@ -6,13 +6,16 @@ Trust: runs at the provider.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from protocol.prediction.backend import PredictionBackend
 from protocol.prediction.messages import EncryptedModel, Query
 
 if TYPE_CHECKING:
     from protocol.prediction.backend import Ciphertext
+
+WORD_BYTES: Final = 8
+"""Of a residue in memory."""
 
 
 def load_ciphertext(backend: PredictionBackend, message: Query | EncryptedModel, index: int) -> Ciphertext:

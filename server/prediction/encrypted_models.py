@@ -8,7 +8,8 @@ Trust: runs at the provider, on models and records that it cannot read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -16,10 +17,15 @@ from protocol.prediction.backend import prediction_backend
 from protocol.prediction.layout import QueryLayout
 from protocol.prediction.messages import EncryptedModel, Query
 from protocol.prediction.parameters import PredictionParameters
-from server.prediction.ciphertexts import load_ciphertext, load_ciphertexts
+from protocol.prediction.wire import PAIR
+from server.prediction.ciphertexts import WORD_BYTES, load_ciphertext, load_ciphertexts
+from server.prediction.kept import Kept
 
 if TYPE_CHECKING:
     from protocol.prediction.backend import Ciphertext
+
+_MULTIPLIER_BYTES: Final = 16 << 20
+"""Of one model's weights as its queries need them: for all sizes of queries to a model of 60 inputs."""
 
 
 class EncryptedLinearModel:
@@ -34,16 +40,16 @@ class EncryptedLinearModel:
         self._parameters = parameters
         self._weights = weights
         self._backend = prediction_backend(parameters)
-        self._multipliers: dict[QueryLayout, list[Ciphertext]] = {}
+        self._multipliers: Kept[tuple[QueryLayout, int], Ciphertext] = Kept(_MULTIPLIER_BYTES)
 
     def evaluate(self, query: Query) -> Ciphertext:
         """Return the encrypted scores."""
         layout = QueryLayout.of(self._parameters, inputs=len(self._weights.seeds), patients=query.header.patients)
-        if layout not in self._multipliers:
-            self._multipliers[layout] = [self._multiplier(row, layout) for row in range(layout.ciphertexts)]
         evaluator, total = self._backend.evaluator, None
-        for records, multiplier in zip(load_ciphertexts(self._backend, query), self._multipliers[layout], strict=True):
-            evaluator.multiply_inplace(records, multiplier)
+        size = PAIR * len(self._parameters.primes) * self._parameters.ring_degree * WORD_BYTES
+        for row, records in enumerate(load_ciphertexts(self._backend, query)):
+            make = partial(self._multiplier, row, layout)
+            evaluator.multiply_inplace(records, self._multipliers.get((layout, row), make, size))
             if total is None:
                 total = records
             else:

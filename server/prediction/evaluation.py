@@ -6,7 +6,7 @@ Trust: runs at the provider, in worker processes. It has no secret key: what it 
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,11 +15,13 @@ import numpy as np
 from protocol.errors import ConfigurationError, MalformedError, ParametersMismatchError
 from protocol.prediction.backend import prediction_backend
 from protocol.prediction.description import ModelDescription
-from protocol.prediction.messages import Answer, EncryptedModel, PublicKey, Query, key_id
+from protocol.prediction.messages import Answer, EncryptedModel, PublicKey, Query, key_id, weight_count
 from protocol.prediction.model_file import Tensors, TrainedModel
 from protocol.prediction.parameters import PredictionParameters
 from protocol.prediction.publication import Publication
+from server.prediction.ciphertexts import WORD_BYTES
 from server.prediction.encrypted_models import EncryptedLinearModel, EncryptedQuadraticModel
+from server.prediction.kept import Kept
 from server.prediction.plain_models import PlainLinearModel, PlainQuadraticModel
 from server.prediction.treatment import treat
 
@@ -30,8 +32,13 @@ DESCRIPTION_FILE: Final = "description.json"
 PLAIN_FILE: Final = "model.safetensors"
 ENCRYPTED_FILE: Final = "model.cwm"
 
+_KEPT_BYTES: Final = 192 << 20
+"""Of models in a worker: two encrypted networks of 20 inputs and 16 hidden units, or one of the largest."""
+
 PlainModel = PlainLinearModel | PlainQuadraticModel
 Model = PlainModel | EncryptedLinearModel | EncryptedQuadraticModel
+
+_MODELS: Final = Kept[tuple[Path, bytes], Model](_KEPT_BYTES)
 
 
 def answer_query(*, model: Path, key: Path, query: bytes) -> bytes:
@@ -181,11 +188,12 @@ def encrypted_model(description: ModelDescription, data: bytes) -> EncryptedLine
 
 
 def _model(directory: Path, description: ModelDescription) -> Model:
-    return _cached_model(directory, description.digest)
+    digest, parameters = description.digest, description.parameter_set
+    size = weight_count(description) * len(parameters.primes) * parameters.ring_degree * WORD_BYTES
+    return _MODELS.get((directory, digest), partial(_read_model, directory, digest), size)
 
 
-@lru_cache(maxsize=2)  # an encrypted model of 353 weights takes 93 MB
-def _cached_model(directory: Path, digest: bytes) -> Model:
+def _read_model(directory: Path, digest: bytes) -> Model:
     description = ModelDescription.from_bytes((directory / DESCRIPTION_FILE).read_bytes())
     if description.digest != digest:  # replaced in this moment; it would be kept under the other one's digest
         raise ParametersMismatchError("model of a query", expected=digest.hex(), got=description.digest.hex())

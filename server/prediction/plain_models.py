@@ -5,7 +5,8 @@ Trust: runs at the provider, on ciphertexts that it cannot read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,16 @@ from protocol.prediction.backend import prediction_backend
 from protocol.prediction.layout import QueryLayout
 from protocol.prediction.messages import Query
 from protocol.prediction.parameters import RECORD_RANGE, PredictionParameters
-from server.prediction.ciphertexts import load_ciphertexts
+from server.prediction.ciphertexts import WORD_BYTES, load_ciphertexts
+from server.prediction.kept import Kept
 
 if TYPE_CHECKING:
     from protocol.prediction.backend import Ciphertext, Plaintext
 
 Values = npt.NDArray[np.float64]
+
+_MULTIPLIER_BYTES: Final = 16 << 20
+"""Of one model's weights as its queries need them: for all sizes of queries to a model of 120 inputs."""
 
 
 class PlainLinearModel:
@@ -44,15 +49,15 @@ class PlainLinearModel:
         self._backend = prediction_backend(parameters)
         self._primes = len(parameters.primes)
         self._bias = self._backend.encode(np.full(parameters.ring_degree, bias * parameters.sum_unit), self._primes)
-        self._multipliers: dict[QueryLayout, list[Plaintext | None]] = {}
+        self._multipliers: Kept[tuple[QueryLayout, int], Plaintext | None] = Kept(_MULTIPLIER_BYTES)
 
     def evaluate(self, query: Query) -> Ciphertext:
         """Return the encrypted scores, with sums in between that nobody asked for."""
         layout = QueryLayout.of(self._parameters, inputs=len(self._weights), patients=query.header.patients)
-        if layout not in self._multipliers:
-            self._multipliers[layout] = [self._multiplier(row, layout) for row in range(layout.ciphertexts)]
         evaluator, total = self._backend.evaluator, None
-        for records, multiplier in zip(load_ciphertexts(self._backend, query), self._multipliers[layout], strict=True):
+        size = self._primes * self._parameters.ring_degree * WORD_BYTES
+        for row, records in enumerate(load_ciphertexts(self._backend, query)):
+            multiplier = self._multipliers.get((layout, row), partial(self._multiplier, row, layout), size)
             if multiplier is None:
                 continue
             evaluator.multiply_plain_inplace(records, multiplier)

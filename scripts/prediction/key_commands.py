@@ -5,21 +5,26 @@ Trust: runs at the client, on its vault.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from protocol.errors import ConfigurationError, ServiceError
+from protocol.errors import ConfigurationError
 from scripts.prediction.service_options import CaOption, connected
 from scripts.site.vault_option import VaultOption, opened_vault
 
 if TYPE_CHECKING:
     from clients.prediction.key_store import StoredKey
-    from clients.prediction.service import PredictionService
 
 # As in scripts.cli, commands import what they need when they run.
 # ruff: noqa: PLC0415
+
+ForgetOption = Annotated[
+    str, typer.Option("--service", help="HOST:PORT of a prediction service that has public keys of this client.")
+]
 
 key_commands = typer.Typer(
     help="The keys that a client's predictions are read with; they have nothing to do with those of training.",
@@ -42,10 +47,13 @@ def create(*, vault: VaultOption) -> None:
 
 
 @key_commands.command("list")
-def list_(*, vault: VaultOption) -> None:
+def list_(*, vault: VaultOption, service: ForgetOption = "", ca: CaOption = None) -> None:
     """List the prediction keys, and the ids of the public keys that were made of them.
 
-    Example: `cipherward keys list --vault /srv/cipherward`
+    With `--service` also those that a prediction service has of this client, with or without a key here.
+
+    - `cipherward keys list --vault /srv/cipherward`
+    - `cipherward keys list --service ps.example.org:8443 --ca ca.crt --vault /srv/cipherward`
     """
     from rich.console import Console
     from rich.table import Table
@@ -53,16 +61,21 @@ def list_(*, vault: VaultOption) -> None:
     from clients.prediction.key_store import KeyStore
     from protocol.prediction.messages import key_id
 
-    keys = KeyStore(opened_vault(vault)).stored_keys()
-    table = Table("key", "", "parameters", "public key")
+    opened = opened_vault(vault)
+    keys, there = KeyStore(opened).stored_keys(), set[str]()
+    if service:
+        with connected(opened, service, ca) as connection:
+            there = set(connection.registered_keys())
+    table = Table("key", "", "parameters", "public key", *(["at the service"] if service else []))
     for key in keys:
         use = "in use" if key is keys[-1] else "reads old answers"
-        made = list(key.given_away())
-        for parameters, public_key in made:
-            table.add_row(str(key.number), use, parameters.name, key_id(public_key).hex())
-        if not made:
-            table.add_row(str(key.number), use, "-", "-")
-    table.columns[-1].overflow = "fold"  # an id is to be compared whole
+        made = [(parameters.name, key_id(public_key).hex()) for parameters, public_key in key.given_away()]
+        for parameters, identifier in made or [("-", "-")]:
+            table.add_row(str(key.number), use, parameters, identifier, *_told(identifier in there, service))
+        there -= {identifier for _, identifier in made}
+    for identifier in sorted(there):
+        table.add_row("-", "not in this vault", "-", identifier, *_told(True, service))
+    table.columns[3].overflow = "fold"  # an id is to be compared whole
     Console().print(table)
 
 
@@ -91,36 +104,52 @@ def delete(
     *,
     vault: VaultOption,
     every: Annotated[bool, typer.Option("--all", help="Delete all prediction keys.")] = False,
-    service: Annotated[
-        str, typer.Option("--service", help="HOST:PORT of a prediction service that is to forget the public keys, too.")
-    ] = "",
+    lost: Annotated[
+        bool, typer.Option("--lost", help="Have the service forget public keys whose key is not in this vault.")
+    ] = False,
+    service: ForgetOption = "",
     ca: CaOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete a prediction key, or all: answers and scores' files under it can be read no more, by nobody.
 
+    With `--service` the service forgets the public keys first: with `--all` every one that it has of this client.
+
     - `cipherward keys delete 1 --vault /srv/cipherward`
     - `cipherward keys delete --all --service ps.example.org:8443 --ca ca.crt --vault /srv/cipherward`
+    - `cipherward keys delete --lost --service ps.example.org:8443 --ca ca.crt --vault /srv/cipherward`
     """
     from clients.prediction.key_store import KeyStore
 
-    if every == (number is not None):
-        raise ConfigurationError("name one key by its number, or all of them by --all")
+    if (number is not None) + every + lost != 1:
+        raise ConfigurationError(
+            "name one key by its number, all of them by --all, or by --lost those that only the service has"
+        )
+    if lost and not service:
+        raise ConfigurationError("--lost is about keys at a service: name it with --service")
     opened = opened_vault(vault)
     store = KeyStore(opened)
-    doomed = store.stored_keys() if number is None else [store.numbered(number)]
-    if not doomed:
-        raise ConfigurationError(f"{opened.directory} has no prediction key")
-    numbers = ", ".join(str(key.number) for key in doomed)
-    if not yes:
-        typer.confirm(f"{opened.directory}: delete prediction key {numbers}, for good?", abort=True)
-    if service:
-        with connected(opened, service, ca) as connection:
-            for key in doomed:
-                _forget(connection, key)
+    stored = store.stored_keys()
+    doomed = [store.numbered(number)] if number is not None else stored if every else []
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(connected(opened, service, ca)) if service else None
+        there = set() if connection is None else set(connection.registered_keys())
+        if number is not None:
+            there &= _ids(doomed)
+        elif lost:
+            there -= _ids(stored)
+        what = [f"prediction key {', '.join(str(key.number) for key in doomed)}"] if doomed else []
+        what += [f"{len(there)} of its public keys at the service"] if there else []
+        if not what:
+            raise ConfigurationError(f"there is no such prediction key of {opened.directory}")
+        if not yes:
+            typer.confirm(f"{opened.directory}: delete {' and '.join(what)}, for good?", abort=True)
+        if connection is not None:
+            for identifier in sorted(there):
+                connection.delete_key(bytes.fromhex(identifier))
     for key in doomed:
         store.delete(key)
-    typer.echo(f"prediction key {numbers} is deleted")
+    typer.echo(f"deleted: {' and '.join(what)}")
 
 
 @key_commands.command()
@@ -149,12 +178,11 @@ def export(
     typer.echo(f"{output} is the public key {key_id(public_key).hex()}")
 
 
-def _forget(connection: PredictionService, key: StoredKey) -> None:
+def _ids(keys: Iterable[StoredKey]) -> set[str]:
     from protocol.prediction.messages import key_id
 
-    for _, public_key in key.given_away():
-        try:
-            connection.delete_key(key_id(public_key))
-        except ServiceError as error:
-            if error.cause != "unknown-key":  # it has never been there, or is gone
-                raise
+    return {key_id(public_key).hex() for key in keys for _, public_key in key.given_away()}
+
+
+def _told(is_there: bool, service: str) -> list[str]:
+    return ["yes" if is_there else "no"] if service else []

@@ -18,6 +18,7 @@ from clients.secrets.enrolment import enrol, read_card
 from clients.secrets.vault import Vault
 from protocol.agreement import SiteId
 from protocol.errors import AnswerRefusedError, ConfigurationError, ServiceError
+from protocol.prediction.messages import key_id
 from protocol.prediction.parameters import LINEAR
 from protocol.terms import ModelTerms
 from scripts.cli import app
@@ -223,7 +224,33 @@ def test_keys_are_listed_rotated_and_deleted_here_and_at_the_service(server, at,
     assert KeyStore(vault).stored_keys() == []
 
 
-@pytest.mark.parametrize("which", [[], ["1", "--all"]])
+def test_public_keys_whose_key_is_gone_are_listed_and_deleted_at_the_service(server, at, vault, patients, tmp_path):
+    lost, kept = (KeyStore(vault).create() if number == 0 else KeyStore(vault).rotate() for number in range(2))
+    for key in (lost, kept):
+        server.service.register_key(key.public_key(LINEAR))
+    lost_id, kept_id = (key_id(key.public_key(LINEAR)).hex() for key in (lost, kept))
+    KeyStore(vault).delete(lost)
+
+    listed = cipherward("keys", "list", *at, vault=vault)
+    (row,) = (line for line in listed.splitlines() if lost_id in line)
+    assert "not in this vault" in row
+    assert lost_id not in cipherward("keys", "list", vault=vault)
+
+    assert "1 of its public keys" in cipherward("keys", "delete", "--lost", *at, vault=vault, answer="y\n")
+    assert [key.hex() for key in server.service.keys] == [kept_id]
+    with pytest.raises(ConfigurationError, match="no such"):
+        cipherward("keys", "delete", "--lost", "--yes", *at, vault=vault)
+    KeyStore(vault).delete(kept)
+    cipherward("keys", "delete", "--all", "--yes", *at, vault=vault)
+    assert server.service.keys == {}
+
+
+def test_lost_keys_are_somebody_s(vault):
+    with pytest.raises(ConfigurationError, match="--service"):
+        cipherward("keys", "delete", "--lost", vault=vault)
+
+
+@pytest.mark.parametrize("which", [[], ["1", "--all"], ["--lost", "--all"]])
 def test_deleting_needs_to_know_what(vault, which):
     with pytest.raises(ConfigurationError, match="--all"):
         cipherward("keys", "delete", *which, vault=vault)

@@ -127,7 +127,9 @@ def expel(
     provider = ProviderDirectory(directory)
     provider.settings()
     registry, store = ClientRegistry(provider.prediction.clients), ModelStore(provider.prediction.models)
-    registry.expel(name)
+    if registry.find(name) is not None or not store.owned_by(name):
+        registry.expel(name)
+    # a second time, of a client that is gone, for models that were left
     for model in store.owned_by(name):
         store.withdraw(model.description.name)
         typer.echo(f"{model.description.name} is deleted")

@@ -4,6 +4,7 @@ Trust: runs at the provider, on the public network. It passes ciphertexts from c
 it learns how many there are.
 """
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from fastapi import Path as InPath
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from protocol.errors import ConfigurationError
 from protocol.prediction.messages import QueryHeader, key_id, largest_query_bytes
 from protocol.prediction.publication import Publication
 from protocol.prediction.signed_requests import BINARY
@@ -196,6 +198,11 @@ def _add_models(app: FastAPI, parts: ServiceParts) -> None:
                 raise ProblemError(Cause.FOREIGN_KEY)
             served(visitor.request).model = name
             store.publish_encrypted(client, publication)
+            still = parts.registry.find(client.name)
+            if still is None or still.enrolment != client.enrolment:  # expelled while it was written
+                with contextlib.suppress(ConfigurationError):  # whoever expels may have seen it
+                    store.withdraw(name)
+                raise ProblemError(Cause.BAD_SIGNATURE)
 
     @app.delete(
         "/v1/models/{name}",

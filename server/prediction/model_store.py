@@ -109,9 +109,13 @@ class ModelStore:
         Raises:
             ConfigurationError: There is none of that name.
         """
+        missing = ConfigurationError(f"there is no model {name}; `cipherward service status` lists them")
         if name not in self.names():
-            raise ConfigurationError(f"there is no model {name}; `cipherward service status` lists them")
-        remove_directory(self._directory / name)
+            raise missing
+        try:
+            remove_directory(self._directory / name)
+        except FileNotFoundError:  # someone else has removed it in this moment
+            raise missing from None
 
     def names(self) -> list[str]:
         """Return all models' names, those of damaged ones as well."""

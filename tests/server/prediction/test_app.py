@@ -27,6 +27,7 @@ from protocol.prediction.messages import key_id, largest_query_bytes
 from protocol.prediction.publication import Publication
 from protocol.prediction.signed_requests import ANSWER_SECONDS, BINARY
 from server.prediction.app import LARGEST_KEY_BYTES
+from server.prediction.files import write_directory
 from server.prediction.limits import HeldBytes
 from server.prediction.problems import MEDIA_TYPE, Cause
 from server.prediction.turns import QUEUE_SECONDS
@@ -646,6 +647,27 @@ def test_a_publication_is_read_in_a_worker_where_it_holds_up_nobody(tmp_path, mo
         return await service.ask(CLEVELAND, "PUT", "/v1/models/own", content=publication)
 
     assert play(tmp_path, scenario).status_code == 201
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_who_is_expelled_while_its_model_is_written_leaves_none(tmp_path, monkeypatch, comes_back):
+    write, another = write_directory, Client(secret="another person, the same name")
+
+    async def scenario(service):
+        def expelled_meanwhile(path, files, **rest):
+            if path.name == "own":
+                service.parts.registry.expel("cleveland")
+            write(path, files, **rest)
+            if path.name == "own" and comes_back:
+                service.admit(another)
+
+        monkeypatch.setattr("server.prediction.model_store.write_directory", expelled_meanwhile)
+        answer = await service.ask(CLEVELAND, "PUT", "/v1/models/own", content=publication_of(CLEVELAND).to_bytes())
+        return answer, service.parts.store.names()
+
+    answer, names = play(tmp_path, scenario)
+    assert is_refused(answer, Cause.BAD_SIGNATURE)
+    assert names == ["plain"]
 
 
 def test_a_client_has_only_so_many_models(tmp_path):

@@ -9,19 +9,18 @@ Trust: runs at the client. What it is given to send is encrypted or public; no m
 
 from __future__ import annotations
 
-import json
-import re
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn, Self, TypeVar
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
+from clients.prediction.refusals import AgainError, bounded, certificate_error, refusal, seconds_to_wait
 from clients.prediction.signing import sign_request
 from clients.secrets.enrolment import read_card
 from clients.secrets.identity import Identity
@@ -39,13 +38,9 @@ MAX_LIST_BYTES: Final = 1 << 20
 MAX_PROBLEM_BYTES: Final = 8 << 10
 
 _ATTEMPTS: Final = 5
-_LONGEST_WAIT_SECONDS: Final = 30.0  # a budget that is used up comes back the next day: nobody waits for that
 _CONNECT_SECONDS, _PAUSE_SECONDS, _ANSWER_SECONDS = 10.0, 60.0, 180.0
 _COMPUTED_SECONDS = ANSWER_SECONDS + 30.0  # until an answer begins that the service had to compute
 _List = TypeVar("_List")
-_TITLE = re.compile(r"[ -~]{1,200}")
-_CAUSE = re.compile(r"urn:cipherward:problem:([a-z-]{1,40})")
-_RETRY_AFTER = re.compile(r"[0-9]{1,6}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +135,7 @@ class PredictionService:
 
     def delete_key(self, identifier: bytes) -> None:
         """Have the service forget a public key, given by its id."""
-        self._send("DELETE", f"/v1/keys/{identifier.hex()}")
+        self._send("DELETE", f"/v1/keys/{identifier.hex()}", is_done=lambda error: error.cause == "unknown-key")
 
     def publish(self, description: ModelDescription, weights: bytes, allowed: Iterable[str] = ()) -> None:
         """Publish an encrypted model.
@@ -151,12 +146,16 @@ class PredictionService:
             allowed: Names of clients that may use it beside its owner.
         """
         publication = Publication(description=description, allowed=tuple(allowed), weights=weights)
-        self._send("PUT", f"/v1/models/{description.name}", publication.to_bytes())
+
+        def is_done(error: ServiceError) -> bool:
+            return error.cause == "name-taken" and self.describe(description.name).digest == description.digest
+
+        self._send("PUT", f"/v1/models/{description.name}", publication.to_bytes(), is_done=is_done)
 
     def withdraw(self, name: str) -> None:
         """Delete a model of the client's own from the service."""
         check_model_name(name)
-        self._send("DELETE", f"/v1/models/{name}")
+        self._send("DELETE", f"/v1/models/{name}", is_done=lambda error: error.cause == "unknown-model")
 
     def predict(self, name: str, query: bytes) -> bytes:
         """Have a query answered.
@@ -190,13 +189,47 @@ class PredictionService:
     def _get(self, path: str, most: int) -> bytes:
         return self._send("GET", path, most=most)
 
-    def _send(self, method: str, path: str, body: bytes | None = None, *, most: int = MAX_PROBLEM_BYTES) -> bytes:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        most: int = MAX_PROBLEM_BYTES,
+        is_done: Callable[[ServiceError], bool] | None = None,
+    ) -> bytes:
+        """Send a request until it is answered.
+
+        Args:
+            method: Of HTTP.
+            path: At the service.
+            body: If it has one.
+            most: Longest answer.
+            is_done: Whether a refusal says that an earlier try, whose answer was lost, has done what was asked.
+        """
+        lost = False
+
+        def once() -> bytes:
+            nonlocal lost
+            try:
+                return self._send_once(method, path, body, most)
+            except AgainError as again:
+                lost = lost or not again.error.status
+                raise
+            except ServiceError as error:
+                if lost and is_done is not None and is_done(error):
+                    return b""
+                raise
+
         retrying = Retrying(
-            retry=retry_if_exception_type(_AgainError), stop=stop_after_attempt(_ATTEMPTS), wait=_wait, reraise=True
+            retry=retry_if_exception_type(AgainError),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=seconds_to_wait,
+            reraise=True,
         )
         try:
-            return retrying(self._send_once, method, path, body, most)
-        except _AgainError as last:
+            return retrying(once)
+        except AgainError as last:
             raise last.error from None
 
     def _send_once(self, method: str, path: str, body: bytes | None, most: int) -> bytes:
@@ -210,15 +243,15 @@ class PredictionService:
             deadline = time.monotonic() + _ANSWER_SECONDS
             try:
                 if not answer.is_success:
-                    raise _problem(answer, _bounded(answer, MAX_PROBLEM_BYTES, deadline))
-                return _bounded(answer, most, deadline)
+                    raise refusal(answer, bounded(answer, MAX_PROBLEM_BYTES, deadline))
+                return bounded(answer, most, deadline)
             finally:
                 answer.close()
         except httpx.HTTPError as error:
             raise self._failure(error, method) from None
 
     def _failure(self, error: httpx.HTTPError, method: str) -> Exception:
-        certificate = _certificate_error(error)
+        certificate = certificate_error(error)
         if certificate:
             return ServiceError(
                 f"{self._address} is not the one that the authority vouches for: {certificate}; ask its people for the "
@@ -230,70 +263,7 @@ class PredictionService:
                 f"{self._address} has the query and gave no answer in time; its patients may have been charged, and it "
                 "is not asked again: try later"
             )
-        return _AgainError(ServiceError(f"{self._address} does not answer ({kind}): is it running, and reachable?"))
-
-
-class _AgainError(Exception):
-    """What may go better at another try."""
-
-    def __init__(self, error: ServiceError, seconds: float | None = None) -> None:
-        self.error = error
-        self.seconds = seconds
-        super().__init__(str(error))
-
-
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, _AgainError) and error.seconds is not None:
-        return error.seconds
-    return float(min(2 ** (state.attempt_number - 2), _LONGEST_WAIT_SECONDS))
-
-
-def _bounded(answer: httpx.Response, most: int, deadline: float) -> bytes:
-    """Read an answer's body of `most` bytes at most, before a time of the monotonic clock."""
-    parts, length = [], 0
-    if answer.headers.get("content-encoding", "identity") != "identity":
-        raise ServiceError("it sent a compressed answer, which it was asked not to do", status=answer.status_code)
-    for part in answer.iter_raw():
-        length += len(part)
-        if length > most:
-            raise ServiceError(f"its answer is longer than {most} bytes", status=answer.status_code)
-        if time.monotonic() > deadline:
-            raise ServiceError("its answer did not come to an end in time", status=answer.status_code)
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _problem(answer: httpx.Response, body: bytes) -> Exception:
-    """Return the error that stands for a refusal, whatever its body is."""
-    status, title, cause = answer.status_code, "it refused, and gave no reason that can be shown", ""
-    if answer.is_redirect:
-        return ServiceError("it sends on to another address, which is not followed", status=status)
-    try:
-        problem = json.loads(body)
-        if _TITLE.fullmatch(problem["title"]):
-            title = problem["title"]
-        found = _CAUSE.fullmatch(problem["type"])
-        cause = found[1] if found else ""
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass  # the fixed text says enough
-    error = ServiceError(title, status=status, cause=cause)
-    if cause == "bad-signature":
-        error.add_note("Its provider has not admitted this vault's card.json, or no more: `cipherward service admit`.")
-    if status not in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
-        return error
-    after = answer.headers.get("retry-after", "")
-    seconds = float(after) if _RETRY_AFTER.fullmatch(after) else None
-    return error if seconds is not None and seconds > _LONGEST_WAIT_SECONDS else _AgainError(error, seconds)
-
-
-def _certificate_error(error: BaseException | None) -> str:
-    """Return why a certificate was refused, empty if it was not that."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return error.verify_message
-        error = error.__cause__ or error.__context__
-    return ""
+        return AgainError(ServiceError(f"{self._address} does not answer ({kind}): is it running, and reachable?"))
 
 
 def _context(authority: Path | None) -> ssl.SSLContext:

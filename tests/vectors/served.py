@@ -79,12 +79,15 @@ class InProcessService:
             raise ServiceError(REFUSED["title"], status=404, cause="unknown-key")
 
     def publish(self, description, weights, allowed=()):
+        if description.name in self.published:
+            raise ServiceError("The name is taken.", status=409, cause="name-taken")
         read_publication(Publication(description=description, allowed=tuple(allowed), weights=weights).to_bytes())
         self.published[description.name] = (description, encrypted_model(description, weights))
         self.allowed[description.name] = tuple(allowed)
 
     def withdraw(self, name):
-        del self.published[name]
+        if self.published.pop(name, None) is None:
+            raise ServiceError("There is no model of this name.", status=404, cause="unknown-model")
 
     def predict(self, name, query):
         self.sent.append(("predict", len(query)))

@@ -194,6 +194,51 @@ def test_a_service_that_is_not_there_is_tried_and_named(server, vault, no_waitin
     assert len(no_waiting) == 4
 
 
+def answered_too_late(server):
+    """Let the service do what the first request asks, and lose its answer."""
+    answer, seen = server._own_answer, []
+
+    def lose(request, body):
+        done = answer(request, body)
+        seen.append(request.method)
+        if len(seen) == 1:
+            time.sleep(0.6)
+        return done
+
+    return lose
+
+
+def test_what_was_done_and_whose_answer_was_lost_is_done(server, service, vault, trained, monkeypatch):
+    monkeypatch.setattr(service_module, "_COMPUTED_SECONDS", 0.3)
+    monkeypatch.setattr(service_module, "_PAUSE_SECONDS", 0.3)
+    prepared = prepare_model(trained, "own", owner="clinic", vault=vault)
+    service.register_key(prepared.public_key)
+
+    for ask in (
+        lambda: service.publish(prepared.description, prepared.weights),
+        lambda: service.withdraw("own"),
+        lambda: service.delete_key(key_id(prepared.public_key)),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "_own_answer", answered_too_late(server))
+            ask()
+    assert "own" not in server.service.published
+    assert server.service.keys == {}
+
+
+def test_what_was_never_done_is_not_taken_for_done(server, service, vault, trained, monkeypatch):
+    for ask in (lambda: service.withdraw("other"), lambda: service.delete_key(bytes(32))):
+        server.refuse = Refusals(lambda: problem(503, {}))  # busy, which is no lost answer
+        with pytest.raises(ServiceError, match="404"):
+            ask()
+    one, other = (prepare_model(trained, "own", owner="clinic", vault=vault) for _ in range(2))
+    service.publish(one.description, one.weights)
+    monkeypatch.setattr(service_module, "_COMPUTED_SECONDS", 0.3)
+    monkeypatch.setattr(server, "_own_answer", answered_too_late(server))
+    with pytest.raises(ServiceError, match="taken"):
+        service.publish(other.description, other.weights)
+
+
 def test_a_query_whose_answer_does_not_come_in_time_is_not_asked_again(server, service, monkeypatch):
     monkeypatch.setattr(service_module, "_COMPUTED_SECONDS", 0.2)
     server.refuse = lambda request: time.sleep(0.6)

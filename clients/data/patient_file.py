@@ -32,11 +32,13 @@ class PatientFile:
         features: float64 (n, d), in the columns' units; NaN where missing, and in rows with a complaint.
         complaints: What is wrong with each row; empty where nothing is.
         ids: The cells of the column `id`; None if there is none.
+        lines: Of each row in the file, as an editor counts: the header and blank lines have one, and are no rows.
     """
 
     features: Values
     complaints: tuple[str, ...]
     ids: tuple[str, ...] | None
+    lines: tuple[int, ...]
 
     @property
     def usable(self) -> list[int]:
@@ -70,6 +72,8 @@ def read_patients(path: Path, terms: DataTerms) -> PatientFile:
     by_row: defaultdict[int, list[str]] = defaultdict(list)
     for row, complaint in complaints + far_values(features, terms):
         by_row[row].append(complaint)
+    for row in np.flatnonzero(np.isnan(features).all(axis=1)).tolist():
+        by_row[row] = by_row.get(row) or ["no value at all"]  # it would be scored as an average patient
     for row, cells in enumerate(rows):
         if cells is None:
             by_row[row] = [f"expected {' or '.join(map(str, lengths))} cells, got {len(numbered[row][1])}"]
@@ -78,6 +82,7 @@ def read_patients(path: Path, terms: DataTerms) -> PatientFile:
         features=features,
         complaints=tuple("; ".join(by_row[row]) for row in range(len(rows))),
         ids=_ids(rows, columns, terms),
+        lines=tuple(line for line, _ in numbered),
     )
 
 

@@ -57,6 +57,7 @@ def predict(
 
     The input is a table as for training; the outcome may be missing, and so may columns that the model does not use. A
     column `id` is carried over. The output has a line for each row: probability, logit, or what is wrong with the row.
+    Rows are counted from 1, without the header and blank lines; what is wrong is told with its line in the file.
 
     Canaries travel among the patients, and if one of them gets another score than it has, no score is written.
 
@@ -143,9 +144,9 @@ def _request_scores(
     with count_display(Console(), "patients") as told:
         scores = scores_for(connection, model, public_key.read_bytes(), patients.features[rows], rows + 1, told=told)
     write_private(output, scores.to_bytes())
-    for row, complaint in enumerate(patients.complaints, start=1):
+    for row, (complaint, line) in enumerate(zip(patients.complaints, patients.lines, strict=True), start=1):
         if complaint:
-            typer.echo(f"row {row}: {complaint}", err=True)
+            typer.echo(f"row {row}, line {line}: {complaint}", err=True)
     _sum_up(patients, output, "what is wrong with the others is above")
     typer.echo("the key's holder reads them with `cipherward open-scores`")
 

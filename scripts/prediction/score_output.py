@@ -52,16 +52,16 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def patients_csv(patients: PatientFile, logits: Values) -> bytes:
-    """Return a line for each patient of a file.
+    """Return a line for each patient of a file: rows are counted from 1, without header and blank lines.
 
     Args:
-        patients: All rows.
+        patients: All rows; what is wrong with one is told with its line.
         logits: Of the usable ones, in their order.
     """
     scores = dict(zip(patients.usable, logits.tolist(), strict=True))
     columns, lines = ["row", *_COLUMNS, "error"], []
-    for row, complaint in enumerate(patients.complaints):
-        lines.append([row + 1, *_cells(scores.get(row)), complaint])
+    for row, (complaint, place) in enumerate(zip(patients.complaints, patients.lines, strict=True)):
+        lines.append([row + 1, *_cells(scores.get(row)), f"line {place}: {complaint}" if complaint else ""])
     if patients.ids is not None:
         columns.insert(1, ID)
         for line, identifier in zip(lines, patients.ids, strict=True):

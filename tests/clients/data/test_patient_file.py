@@ -71,6 +71,21 @@ def test_a_broken_row_is_told_of_and_the_others_are_used(read):
     assert SECRET not in repr(patients) + str(patients.complaints)
 
 
+@pytest.mark.parametrize("line", [",,,,", "?,,9,fell,1", ",?,,,"])
+def test_a_row_without_any_value_is_no_average_patient(read, line):
+    patients = read("age,dose,stage,remark,id", "61,2,1,,A", line, ",2,,,B")
+
+    assert patients.complaints == ("", "no value at all", "")
+    assert patients.usable == [0, 2]
+
+
+def test_lines_are_those_of_the_file_blank_ones_counted(read):
+    patients = read("age,dose,stage", "61,2,1", "", "", "x,2,1", "40,1,2")
+
+    assert patients.lines == (2, 5, 6)
+    assert patients.usable == [0, 2]
+
+
 @pytest.mark.parametrize("columns", [COLUMNS, (*COLUMNS, ColumnTerms(name="id", kind="ignored"))])
 def test_an_id_that_the_model_does_not_use_is_carried(read, columns):
     terms = DataTerms(name="ward", columns=columns, label=LabelTerms(name="outcome"))

@@ -70,7 +70,7 @@ def at(server):
 @pytest.fixture
 def patients(tmp_path):
     path = tmp_path / "new.csv"
-    path.write_text("id,c0,c1,c2\nA,1.5,0,0.5\nB,oops,0,0.5\nC,,1,-0.25\n")
+    path.write_text("id,c0,c1,c2\nA,1.5,0,0.5\n\nB,oops,0,0.5\nC,,1,-0.25\n")
     return path
 
 
@@ -107,7 +107,7 @@ def test_patients_are_scored_and_a_broken_row_says_why(at, vault, trained, patie
     first, broken, third = lines_of(output)
     assert [line["row"] + line["id"] for line in (first, broken, third)] == ["1A", "2B", "3C"]
     assert (broken["probability"], broken["logit"]) == ("", "")
-    assert broken["error"] == "column 'c0': not a number"
+    assert broken["error"] == "line 4: column 'c0': not a number"
     for line, logit in zip((first, third), logits_of(trained), strict=True):
         assert float(line["logit"]) == pytest.approx(logit, abs=LINEAR.tolerance)
         assert float(line["probability"]) == pytest.approx(expit(logit), abs=LINEAR.tolerance)
@@ -170,7 +170,7 @@ def test_a_hospital_publishes_and_its_device_asks(server, at, vault, trained, pa
     said = cipherward(
         "predict", "--model", "heart", "--input", patients, "--output", sealed, "--public-key", key, *at, vault=device
     )
-    assert "row 2: column 'c0': not a number" in said
+    assert "row 2, line 4: column 'c0': not a number" in said
     cipherward("open-scores", "--input", sealed, "--output", output, vault=vault)
 
     lines = lines_of(output)

@@ -2,14 +2,13 @@
 
 Below `prediction-keys/<number>/` lie the key's 32 secret bytes, and the public keys that were made of it. They are
 kept, because making one gives another each time, with another id. The highest number is in use; lower ones read answers
-that are under way until they are deleted.
+that are under way until they are deleted. A deleted key's directory stays, empty, so that no number is given twice.
 
 Trust: site only. The log names numbers and ids, never key bytes.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,12 +136,32 @@ class KeyStore:
                 return key
         raise ConfigurationError(f"there is no prediction key {number}; `cipherward keys list` shows those there are")
 
+    def check_deletable(self, key: StoredKey) -> None:
+        """Raise if deleting a key would put an older one back in use.
+
+        Raises:
+            ConfigurationError: It is the one in use, and not the only one.
+        """
+        keys = self.stored_keys()
+        if len(keys) > 1 and key == keys[-1]:
+            raise ConfigurationError(
+                f"prediction key {key.number} is in use, and without it key {keys[-2].number} would be again: "
+                "`cipherward keys rotate` first, or delete all (--all)"
+            )
+
     def delete(self, key: StoredKey) -> None:
-        """Delete a key: answers under it, and models that are encrypted under it, can be read no more."""
+        """Delete a key: answers under it, and models that are encrypted under it, can be read no more.
+
+        Raises:
+            ConfigurationError: As `check_deletable`.
+        """
         with self._vault.locked():
+            self.check_deletable(key)
             self._vault.record("prediction key deleted", number=key.number)
-            (self._directory / str(key.number) / _SECRET).unlink(missing_ok=True)  # the first to go
-            shutil.rmtree(self._directory / str(key.number), ignore_errors=True)
+            directory = self._directory / str(key.number)
+            (directory / _SECRET).unlink(missing_ok=True)  # the first to go
+            for file in directory.glob("*"):
+                file.unlink()
 
     def find(self, identifier: bytes) -> tuple[StoredKey, PredictionParameters]:
         """Return the key that belongs to a public key's id, as an answer's header names it.

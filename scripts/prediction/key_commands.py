@@ -131,6 +131,8 @@ def delete(
     store = KeyStore(opened)
     stored = store.stored_keys()
     doomed = [store.numbered(number)] if number is not None else stored if every else []
+    if number is not None:
+        store.check_deletable(doomed[0])
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(connected(opened, service, ca)) if service else None
         there = set() if connection is None else set(connection.registered_keys())

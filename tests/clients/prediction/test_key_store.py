@@ -81,13 +81,34 @@ def test_the_number_of_a_key_that_is_left_is_not_given_again(store):
     assert store.rotate().number == 3
 
 
+def test_the_key_in_use_is_not_deleted_while_an_older_one_would_take_its_place(store):
+    new = store.rotate()
+
+    with pytest.raises(ConfigurationError, match="key 1 would be again"):
+        store.delete(new)
+
+    assert store.current() == new
+    for key in store.stored_keys():
+        store.delete(key)
+    assert store.stored_keys() == []
+
+
+def test_no_number_is_given_twice(store):
+    store.delete(store.current())
+    assert store.create().number == 2
+    store.rotate()
+    for key in store.stored_keys():
+        store.delete(key)
+    assert store.create().number == 4
+
+
 def test_deleting_a_key_leaves_no_file_of_it_and_nothing_else_is_touched(vault, store):
     store.current().public_key(LINEAR)
     before = vault.read(IDENTITY)
 
     store.delete(store.current())
 
-    assert list(vault.path(KEYS).iterdir()) == []
+    assert [path for path in vault.path(KEYS).rglob("*") if not path.is_dir()] == []
     assert vault.read(IDENTITY) == before
 
 

@@ -21,6 +21,7 @@ from clients.prediction.asking import MOST_QUERY_BYTES, patients_per_query
 from clients.prediction.canaries import MARGIN
 from clients.prediction.key_store import KEYS, KeyStore
 from clients.prediction.publication import prepare_model, publish_model
+from clients.secrets.vault import Vault
 from protocol.errors import (
     AnswerRefusedError,
     ConfigurationError,
@@ -368,12 +369,11 @@ def test_a_hospital_scores_with_its_own_encrypted_model_even_after_a_rotation(tr
     assert np.abs(logits - logits_of(trained, records)).max() < LINEAR.tolerance
 
 
-def test_a_model_under_anothers_key_cannot_be_read(trained, vault):
+def test_a_model_under_anothers_key_cannot_be_read(trained, vault, tmp_path):
     service = InProcessService()
-    stranger = KeyStore(vault).rotate()
+    stranger = KeyStore(Vault(tmp_path / "stranger")).create()
     holder = KeyHolder(key=stranger.secret_key(LINEAR), public_key=stranger.public_key(LINEAR))
     service.offer(encrypted(trained, holder))
-    KeyStore(vault).delete(stranger)
 
     with pytest.raises(ConfigurationError, match="another client's"):
         EncryptedPredictor(service, "model", vault=vault)

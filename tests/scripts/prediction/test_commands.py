@@ -250,6 +250,17 @@ def test_lost_keys_are_somebody_s(vault):
         cipherward("keys", "delete", "--lost", vault=vault)
 
 
+def test_the_key_in_use_is_kept_here_and_at_the_service_while_there_are_older_ones(server, at, vault):
+    KeyStore(vault).create()
+    server.service.register_key(KeyStore(vault).rotate().public_key(LINEAR))
+
+    with pytest.raises(ConfigurationError, match="keys rotate"):
+        cipherward("keys", "delete", "2", "--yes", *at, vault=vault)
+
+    assert len(server.service.keys) == 1
+    assert [key.number for key in KeyStore(vault).stored_keys()] == [1, 2]
+
+
 @pytest.mark.parametrize("which", [[], ["1", "--all"], ["--lost", "--all"]])
 def test_deleting_needs_to_know_what(vault, which):
     with pytest.raises(ConfigurationError, match="--all"):

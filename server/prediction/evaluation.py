@@ -197,9 +197,10 @@ def _read_model(directory: Path, digest: bytes) -> Model:
     description = ModelDescription.from_bytes((directory / DESCRIPTION_FILE).read_bytes())
     if description.digest != digest:  # replaced in this moment; it would be kept under the other one's digest
         raise ParametersMismatchError("model of a query", expected=digest.hex(), got=description.digest.hex())
-    if description.is_encrypted:
-        return encrypted_model(description, (directory / ENCRYPTED_FILE).read_bytes())
-    return plain_model(description, (directory / PLAIN_FILE).read_bytes())
+    weights = (directory / (ENCRYPTED_FILE if description.is_encrypted else PLAIN_FILE)).read_bytes()
+    if hashlib.sha256(weights).hexdigest() != description.weights:  # the same, a moment later
+        raise ParametersMismatchError("weights of a model", expected="the described ones", got="others")
+    return encrypted_model(description, weights) if description.is_encrypted else plain_model(description, weights)
 
 
 @lru_cache(maxsize=16)

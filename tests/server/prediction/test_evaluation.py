@@ -13,7 +13,7 @@ from published import LOGISTIC, NETWORK, client, encrypted, patients, plain, tra
 from protocol.errors import ConfigurationError, MalformedError, ParameterError, ParametersMismatchError
 from protocol.prediction.description import ModelDescription
 from protocol.prediction.parameters import LINEAR, QUADRATIC
-from server.prediction.evaluation import DESCRIPTION_FILE, answer_query, check_public_key, plain_model_of
+from server.prediction.evaluation import DESCRIPTION_FILE, PLAIN_FILE, answer_query, check_public_key, plain_model_of
 
 
 @settings(max_examples=12, suppress_health_check=list(HealthCheck))
@@ -98,6 +98,20 @@ def test_a_model_that_is_withdrawn_or_replaced_under_a_query_is_not_there(tmp_pa
     monkeypatch.setattr(ModelDescription, "from_bytes", replaced_after(ModelDescription.from_bytes, model.description))
     with pytest.raises(ParametersMismatchError, match="model of a query"):
         answer_query(model=directory, key=key, query=query)
+
+
+def test_a_model_whose_weights_are_replaced_under_a_query_is_another(tmp_path):
+    model, asker = plain(trained_model(5, LOGISTIC)), client(LINEAR)
+    (tmp_path / "key").write_bytes(asker.public_key)
+    (tmp_path / DESCRIPTION_FILE).write_bytes(model.description.to_bytes())
+    (tmp_path / PLAIN_FILE).write_bytes(b"of the model that came later")
+
+    with pytest.raises(ParametersMismatchError, match="weights of a model"):
+        answer_query(
+            model=tmp_path,
+            key=tmp_path / "key",
+            query=model.query(patients(3, 5), asker).to_bytes(model.description),
+        )
 
 
 def replaced_after(from_bytes, description):

@@ -136,7 +136,8 @@ class Signatures:
         Raises:
             ProblemError: REPLAYED.
         """
-        expires = int(signed.verified.parameters["expires"]) + CLOCK_LEEWAY_SECONDS
+        # and a second: what was verified a moment ago, at the very end of its time, is looked for now
+        expires = int(signed.verified.parameters["expires"]) + CLOCK_LEEWAY_SECONDS + 1
         if not self._nonces.use(signed.client, str(signed.verified.parameters["nonce"]), expires):
             raise ProblemError(Cause.REPLAYED)
 

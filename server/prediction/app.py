@@ -8,8 +8,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Protocol, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 from fastapi import Depends, FastAPI
 from fastapi import Path as InPath
@@ -18,17 +17,12 @@ from pydantic import BaseModel
 
 from protocol.errors import ConfigurationError
 from protocol.prediction.messages import QueryHeader, key_id, largest_query_bytes
-from protocol.prediction.publication import Publication
 from protocol.prediction.signed_requests import BINARY
-from server.prediction.client_registry import ClientRegistry
-from server.prediction.metrics import Metrics
 from server.prediction.model_store import ModelStore, StoredModel
 from server.prediction.observed import Observed, served
+from server.prediction.parts import ServiceParts
 from server.prediction.problems import Cause, ProblemError, documented, install, refusing_bad_bodies
-from server.prediction.reception import BODY_CAUSES, HEAD_CAUSES, Reception, Visitor
-from server.prediction.served_log import ServedLog
-from server.prediction.usage import Usage
-from server.prediction.workers import Workers
+from server.prediction.reception import BODY_CAUSES, HEAD_CAUSES, Visitor
 
 LARGEST_KEY_BYTES: Final = 1 << 20
 LARGEST_BODY_BYTES: Final = 96 << 20
@@ -36,26 +30,6 @@ LARGEST_BODY_BYTES: Final = 96 << 20
 
 ModelName: TypeAlias = Annotated[str, InPath(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="A model's name.")]
 KeyId: TypeAlias = Annotated[str, InPath(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the public key, hex.")]
-
-
-class Evaluation(Protocol):
-    """What workers do: module-level functions, because they travel by name."""
-
-    @property
-    def __name__(self) -> str:
-        """The module."""
-
-    @property
-    def answer_query(self) -> Callable[..., bytes]:
-        """Answer a query, given the directory of its model, the file of its public key, and its bytes."""
-
-    @property
-    def check_public_key(self) -> Callable[[bytes], None]:
-        """Check a client's public key."""
-
-    @property
-    def read_publication(self) -> Callable[[bytes], Publication]:
-        """Read and check a client's encrypted model."""
 
 
 class ModelEntry(BaseModel):
@@ -77,31 +51,6 @@ class KeyList(BaseModel):
     """Ids of public keys."""
 
     keys: list[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceParts:
-    """What a service is made of.
-
-    Attributes:
-        registry: Who may use it.
-        store: Its models.
-        usage: Counts patients.
-        reception: Lets requests in.
-        workers: Compute.
-        evaluation: What they compute.
-        log: Gets a line for each request.
-        metrics: Count each request.
-    """
-
-    registry: ClientRegistry
-    store: ModelStore
-    usage: Usage
-    reception: Reception
-    workers: Workers
-    evaluation: Evaluation
-    log: ServedLog
-    metrics: Metrics
 
 
 def service_app(parts: ServiceParts, *, ready: Callable[[], Any] | None = None) -> FastAPI:

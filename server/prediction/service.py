@@ -14,11 +14,12 @@ from fastapi import FastAPI
 
 from protocol.agreement import SiteCard
 from server.prediction import evaluation as homomorphic
-from server.prediction.app import Evaluation, ServiceParts, service_app
+from server.prediction.app import service_app
 from server.prediction.client_registry import ClientRegistry
 from server.prediction.files import remove_leftovers
 from server.prediction.metrics import Metrics
 from server.prediction.model_store import ModelStore
+from server.prediction.parts import Evaluation, ServiceParts
 from server.prediction.reception import Reception
 from server.prediction.served_log import ServedLog
 from server.prediction.service_directory import ServiceDirectory

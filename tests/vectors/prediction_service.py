@@ -32,8 +32,9 @@ from protocol.prediction.publication import Publication
 from protocol.prediction.signed_requests import BINARY, LABEL, TAG, covered_components
 from protocol.prediction.wire import Header
 from protocol.terms import ModelTerms
-from server.prediction.app import ServiceParts, service_app
+from server.prediction.app import service_app
 from server.prediction.client_registry import Allowance
+from server.prediction.parts import ServiceParts
 from server.prediction.service import service_parts
 from server.prediction.service_directory import ServiceDirectory
 

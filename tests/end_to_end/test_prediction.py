@@ -158,7 +158,7 @@ def test_a_broken_row_is_told_and_the_others_are_scored(admitted, at, tmp_path):
     with scores.open() as file:
         scored, broken = csv.DictReader(file)
     assert (bool(scored["logit"]), scored["error"]) == (True, "")
-    assert (broken["logit"], broken["error"]) == ("", "column 'trestbps': not a number")
+    assert (broken["logit"], broken["error"]) == ("", "line 2: column 'trestbps': not a number")
 
 
 @pytest.fixture(scope="module")

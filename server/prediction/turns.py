@@ -68,15 +68,16 @@ class Turns(Generic[Worker]):
 
     def give_back(self, worker: Worker) -> None:
         """Give a worker to whose turn it is, or keep it for the next who comes."""
-        if not self._places:
-            self._free.append(worker)
-            return
-        client, places = next(iter(self._places.items()))
-        place = places.popleft()
-        del self._places[client]
-        if places:
-            self._places[client] = places
-        place.set_result(worker)
+        while self._places:
+            client, places = next(iter(self._places.items()))
+            place = places.popleft()
+            del self._places[client]
+            if places:
+                self._places[client] = places
+            if not place.done():  # else it has just been given up
+                place.set_result(worker)
+                return
+        self._free.append(worker)
 
     def _leave(self, client: str, place: asyncio.Future[Worker]) -> None:
         if place.done() and not place.cancelled():  # it got a worker in this very moment

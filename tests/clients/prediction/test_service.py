@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import socket
@@ -316,6 +317,7 @@ def test_an_oversized_answer_is_cut_off_before_it_is_in_memory(server, service):
     async def endless():
         for part in range(1000):
             sent.append(part)
+            await asyncio.sleep(0.001)  # so that the server sees that nobody reads on
             yield bytes(1 << 20)
 
     server.refuse = lambda request: StreamingResponse(endless())

@@ -146,7 +146,7 @@ def test_another_key_reads_noise():
 
     read = model.read(model.answer(query, asker), query, other)
 
-    assert np.abs(read - model.trained.logits(records)).min() > 1
+    assert np.median(np.abs(read - model.trained.logits(records))) > 100  # one of many comes near by chance
 
 
 def test_keys_are_checked_before_they_are_kept():

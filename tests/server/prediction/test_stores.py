@@ -191,10 +191,11 @@ def test_a_directory_in_the_making_is_no_leftover(tmp_path, monkeypatch):
     begun.wait()
     starting.start()
     starting.join(timeout=0.2)
-    assert starting.is_alive()
+    is_waiting = starting.is_alive()
     go_on.set()
     writer.join()
     starting.join()
+    assert is_waiting
     assert (tmp_path / "plain" / "file").read_bytes() == b"data"
 
 

@@ -216,9 +216,11 @@ class EncryptedFedAvg(TrainOnlyStrategy):
     def _with_history(self, request: Request, site: int, round_number: int, **parts: bytes) -> Message:
         """Make a request to a site before which it needs sums; the first of them alone, if they are too many."""
         steps, reached = self._history.since(self._attendance.next_round(site), round_number)
+        history = pack_list(steps)
+        del steps  # a sum is as long as the model, and is copied once more
         if reached < round_number:
-            return self._attendance.request(Request.CATCH_UP, site, history=pack_list(steps))
-        return self._attendance.request(request, site, history=pack_list(steps), **parts)
+            return self._attendance.request(Request.CATCH_UP, site, history=history)
+        return self._attendance.request(request, site, history=history, **parts)
 
     def _ready(self, round_number: int, replies: Iterable[Message]) -> Standing:
         """Collect who is ready for a round; a site that comes back meanwhile is asked too.

@@ -66,10 +66,12 @@ class HeldBytes:
             body: How long the body that they belong to is with them.
 
         Raises:
-            ProblemError: BUSY.
+            ProblemError: OVER_SHARE, BUSY.
         """
+        if self._by_client[client] + count > self._most // _SHARE:
+            raise ProblemError(Cause.OVER_SHARE, retry_seconds=_PAUSE_SECONDS)
         room = self._most if body <= SMALL_BODY_BYTES else self._most - self._most // _SHARE
-        if self._by_client[client] + count > self._most // _SHARE or self._by_client.total() + count > room:
+        if self._by_client.total() + count > room:
             raise ProblemError(Cause.BUSY, retry_seconds=_PAUSE_SECONDS)
         self._by_client[client] += count
 

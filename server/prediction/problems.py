@@ -38,6 +38,7 @@ class Cause(Enum):
     REPLAYED = HTTPStatus.CONFLICT, "This signed request has come before: sign anew."
     MISDIRECTED = HTTPStatus.MISDIRECTED_REQUEST, "This service has another name than the one in the request."
     OVER_RATE = HTTPStatus.TOO_MANY_REQUESTS, "Too many requests: try again later."
+    OVER_SHARE = HTTPStatus.TOO_MANY_REQUESTS, "Too much of this client's is being worked on: wait for its answers."
     OVER_BUDGET = HTTPStatus.TOO_MANY_REQUESTS, "This is more patients than the client may still have scored today."
     BUSY = HTTPStatus.SERVICE_UNAVAILABLE, "Too much waits to be computed: try again later."
 

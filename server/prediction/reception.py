@@ -50,7 +50,7 @@ HEAD_CAUSES: Final = (
 )
 """Why any signed request may be refused."""
 
-BODY_CAUSES: Final = (Cause.CONTENT_TYPE, Cause.SLOW, Cause.CUT_OFF, Cause.REFUSED_BODY, Cause.BUSY)
+BODY_CAUSES: Final = (Cause.CONTENT_TYPE, Cause.SLOW, Cause.CUT_OFF, Cause.REFUSED_BODY, Cause.OVER_SHARE, Cause.BUSY)
 """Why one with a body may be refused as well."""
 
 

@@ -48,12 +48,14 @@ class Turns(Generic[Worker]):
         """Return a worker when it is this client's turn.
 
         Raises:
-            ProblemError: BUSY.
+            ProblemError: OVER_SHARE, BUSY.
         """
         if self._free:
             return self._free.popleft()
         own = self._places.get(client, deque())
-        if self.waiting >= self._most_waiting or len(own) >= max(1, self._most_waiting // _SHARE):
+        if len(own) >= max(1, self._most_waiting // _SHARE):
+            raise ProblemError(Cause.OVER_SHARE, retry_seconds=_BUSY_SECONDS)
+        if self.waiting >= self._most_waiting:
             raise ProblemError(Cause.BUSY, retry_seconds=_BUSY_SECONDS)
         place: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         self._places.setdefault(client, own).append(place)

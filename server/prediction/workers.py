@@ -84,7 +84,8 @@ class Workers:
             named: Of the function.
 
         Raises:
-            ProblemError: BUSY, OVER_TIME, WORKER_LOST, REFUSED_BODY for a ProtocolError, INTERNAL for all others.
+            ProblemError: OVER_SHARE, BUSY, OVER_TIME, WORKER_LOST, REFUSED_BODY for a ProtocolError, INTERNAL for all
+                others.
         """
         pool = await self._turns.take(client)
         try:

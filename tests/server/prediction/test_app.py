@@ -316,7 +316,7 @@ def test_what_waits_too_long_a_queue_is_refused(tmp_path):
     refused = [answer for answer in answers if answer.status_code != 200]
     assert len(refused) == 3  # one is worked on, two wait
     for answer in refused:
-        assert is_refused(answer, Cause.BUSY)
+        assert is_refused(answer, Cause.OVER_SHARE)
         assert int(answer.headers["retry-after"]) >= 1
 
 
@@ -400,7 +400,7 @@ def test_who_holds_many_unfinished_bodies_keeps_nobody_else_out(tmp_path):
         return own, other, [*finished, await service.predict(CLEVELAND, query())]
 
     own, other, after = play(tmp_path, scenario)
-    assert is_refused(own, Cause.BUSY)
+    assert is_refused(own, Cause.OVER_SHARE)
     assert other.status_code == 200
     assert [answer.status_code for answer in after] == [200] * 3
 

@@ -18,7 +18,7 @@ from server.prediction.reception import Reception
 def test_a_client_holds_a_quarter_and_gets_it_back():
     held = HeldBytes(400)
     held.take("cleveland", 100, body=100)
-    with pytest.raises(ProblemError, match="BUSY"):
+    with pytest.raises(ProblemError, match="OVER_SHARE"):
         held.take("cleveland", 1, body=101)
     held.take("zurich", 100, body=100)
     held.give_back("cleveland", 100)

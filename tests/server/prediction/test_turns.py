@@ -38,7 +38,7 @@ def test_one_client_has_a_quarter_of_the_places_and_all_clients_have_all():
     async def play():
         turns = Turns(8)
         tasks = await waiting(turns, "a", "a")
-        with pytest.raises(ProblemError, match="BUSY"):
+        with pytest.raises(ProblemError, match="OVER_SHARE"):
             await turns.take("a")
         tasks += await waiting(turns, *"bbccdd")
         with pytest.raises(ProblemError, match="BUSY"):

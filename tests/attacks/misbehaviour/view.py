@@ -149,6 +149,7 @@ class RunView:
             Request.ANNOUNCE: {},
             Request.ENTRUST: {"session": session},
             Request.OPEN: {"session": session, "secret": self.secrets.get((session, site), b"")},
+            Request.CATCH_UP: {"history": unconfirmed},
             Request.PREPARE: {"round": ROUND_NUMBER.pack(number), "history": unconfirmed},
             Request.UPLOAD: {"call": UploadCall(round=number, cohort=self.cohort(site)).to_bytes()},
             Request.VOID: {"round": ROUND_NUMBER.pack(self.prepared.get(site, 0))},

@@ -64,7 +64,7 @@ def test_a_round_number_of_another_length_is_refused(started, round_bytes):
 
 @pytest.mark.parametrize("aggregates", [b"", bytes(7), b"\xff" * 8, pack_list([b"x"])[:-1], pack_list([b"x"]) + b"x"])
 def test_a_list_of_sums_that_is_none_is_refused(started, aggregates):
-    for request, extra in ((Request.PREPARE, {"round": bytes(4)}), (Request.CLOSE, {})):
+    for request, extra in ((Request.PREPARE, {"round": bytes(4)}), (Request.CATCH_UP, {}), (Request.CLOSE, {})):
         with pytest.raises(MalformedError):
             started.ask(1, request, history=aggregates, **extra)
 
@@ -74,6 +74,7 @@ def test_a_list_of_sums_that_is_none_is_refused(started, aggregates):
     [
         (Request.ENTRUST, {"session": b"x"}),
         (Request.OPEN, {"session": b"x", "secret": b"x"}),
+        (Request.CATCH_UP, {"history": pack_list([b"sum"])}),
         (Request.PREPARE, {"round": (9).to_bytes(4, "little"), "history": pack_list([])}),
         (Request.PREPARE, {"round": (1).to_bytes(4, "little"), "history": pack_list([b"sum"])}),
         (Request.UPLOAD, {"call": b"x"}),

@@ -95,7 +95,7 @@ class Attendance:
 
     def ask_soon(self, site: int) -> None:
         """Take note that a site gets on: if it is away, or goes away, it is asked soon who it is."""
-        self._asked.pop(self._nodes[site], None)
+        self._asked.pop(self._nodes.get(site, 0), None)
 
     def request(self, request: Request, site: int, **parts: bytes) -> Message:
         """Make a message to a site that has been there."""
@@ -134,7 +134,7 @@ class Attendance:
         Args:
             is_urgent: Whether also those nodes are asked that were asked lately.
         """
-        busy = {self._nodes[site] for site in self.present}
+        busy = {self._nodes[site] for site in self.present if site in self._nodes}
         now = time.monotonic()
         messages = []
         for node in self._grid.get_node_ids():
@@ -192,6 +192,7 @@ class Attendance:
         site = self._site_of_card.get(reply.parts["card"])
         if site is None or site not in self._absent:
             return None
+        self._absent |= {other for other, node in self._nodes.items() if node == reply.node}
         is_known = site in self._nodes
         self._nodes = {other: node for other, node in self._nodes.items() if node != reply.node} | {site: reply.node}
         self._next_round[site] = min(next_round, self.run.agreement.last_round + 1)

@@ -141,7 +141,7 @@ class Collection:
         sum, since no later resuming could make them more.
         """
         first = self._refused_first.setdefault(site, time.monotonic())
-        left = len(self._terms.cohort) - len(self._voiding | {site})
+        left = len(self._terms.cohort) - len(self._voiding.intersection(self.total.missing) | {site})
         is_dispensable = left >= self._terms.agreement.terms.cohort.smallest_cohort
         return is_dispensable and time.monotonic() - first >= self._void_seconds
 

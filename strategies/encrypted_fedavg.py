@@ -235,7 +235,7 @@ class EncryptedFedAvg(TrainOnlyStrategy):
                 is_back = answer.request is Request.ANNOUNCE
                 if answer.request is Request.PREPARE and answer.parts is not None:
                     notes.append((answer.site, answer.parts["note"]))
-                elif answer.request is Request.PREPARE and answer.is_refusal:
+                elif answer.request in {Request.PREPARE, Request.CATCH_UP} and answer.is_refusal:
                     refusing.add(answer.site)
                 elif is_back and self._attendance.is_to_be_opened(answer.site):
                     self._grid.post([self._attendance.open_request(answer.site)])
@@ -322,6 +322,8 @@ class EncryptedFedAvg(TrainOnlyStrategy):
         for answer in self._attendance.answers(self._grid.send_and_receive(messages, timeout=seconds)):
             if answer.request is Request.ANNOUNCE or (answer.request is Request.CATCH_UP and answer.parts is not None):
                 self._grid.post([self._closing(answer.site)])
+            elif answer.request is Request.CATCH_UP and answer.is_refusal:  # it can at least delete what it holds
+                self._grid.post([self._attendance.request(Request.CLOSE, answer.site, history=pack_list([]))])
             elif answer.request is Request.CLOSE and answer.parts is not None:
                 notes.append((answer.site, answer.parts["note"]))
         return notes

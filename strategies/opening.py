@@ -8,7 +8,6 @@ Trust: runs at the provider, which carries every message and can read none that 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from strategies.streaming_grid import StreamingGrid
 
 _POLL_SECONDS: Final = 0.2
 _AGAIN_SECONDS: Final = 30.0
+_TELL_SECONDS: Final = 5.0
 
 
 def open_run(
@@ -75,21 +75,30 @@ class _Arrivals:
     """Asks each node who is there, as the nodes connect.
 
     What is waited for are cards, not nodes: a SuperLink may have the nodes of other consortia, too.
+
+    Args:
+        grid: Sends and receives.
+        history: What is kept of the run.
+        terms: What the run was submitted with.
+        sites: Sites to wait for, if none are in the run's session already.
+        journal: Told who refuses, and who is waited for.
     """
 
     def __init__(self, grid: StreamingGrid, history: RunHistory, terms: Terms, sites: int, journal: RunJournal) -> None:
         self._grid = grid
         self._run = history.run
         self._terms = terms
-        self._sites = sites
+        opened = history.session(terms)  # then nobody else can join
+        self._session = opened and opened[1]
+        self._sites = len(self._session.sites) if self._session else sites
         self._journal = journal
+        self._replies: dict[int, Reply] = {}
+        self._site_at: dict[int, tuple[bytes, int]] = {}
+        self._asked: dict[int, tuple[float, float]] = {}
         self._unanswered: set[int] = set()
-        self._next_time: dict[int, float] = {}
-        self._announced: list[Reply] = []
-        self._here: dict[bytes, set[int]] = {}
 
     def wait(self, join_seconds: float, answer_seconds: float) -> list[Reply]:
-        """Wait for all sites, and return what nodes announced; a site that is not there in time is left out.
+        """Wait for all sites, and return what the nodes that are there announced; who is not there is left out.
 
         Raises:
             CohortError: Fewer nodes are connected than the smallest cohort has sites; nobody was asked.
@@ -101,51 +110,62 @@ class _Arrivals:
             nodes = list(self._grid.get_node_ids())
             is_asked = is_asked or len(nodes) >= smallest
             if is_asked:
+                self._forget_all_but(nodes)
                 self._ask(nodes)
             left = joined_by - time.monotonic()
             if self._count >= self._sites or left < (-answer_seconds if self._unanswered else 0.0):
                 break
-            if is_asked and not (self._unanswered or is_told):
+            if is_asked and not is_told and (not self._unanswered or join_seconds - left > _TELL_SECONDS):
                 self._tell(left)
                 is_told = True
             time.sleep(_POLL_SECONDS)
         if not is_asked:
             raise CohortError("connected nodes (the smallest cohort)", expected=f"at least {smallest}", got=len(nodes))
-        return self._announced
+        return list(self._replies.values())
 
     @property
     def _count(self) -> int:
-        return max(map(len, self._here.values()), default=0)
+        """The most sites that are there under one agreement."""
+        return max(Counter(agreement for agreement, _ in set(self._site_at.values())).values(), default=0)
+
+    def _forget_all_but(self, nodes: Sequence[int]) -> None:
+        """Forget nodes that have left, with what they said; they may come back."""
+        for node in self._asked.keys() - set(nodes):
+            self._unanswered.discard(node)
+            for known in (self._asked, self._replies, self._site_at):
+                known.pop(node, None)
 
     def _ask(self, nodes: Sequence[int]) -> None:
         """Ask the nodes that are new, or that did not or would not say a while ago, and take answers in."""
         now = time.monotonic()
-        for node in self._unanswered.difference(nodes):  # it is gone, and so is the question; it may come back
-            self._unanswered.discard(node)
-            del self._next_time[node]
-        due = [node for node in nodes if self._next_time.get(node, now) <= now]
-        self._next_time |= dict.fromkeys(due, now + _AGAIN_SECONDS)
-        self._unanswered |= set(due)
-        self._grid.post([make_request(Request.ANNOUNCE, node, run=self._run) for node in due])
+        messages = []
+        for node in nodes:
+            due, pause = self._asked.get(node, (now, _AGAIN_SECONDS))
+            if node in self._replies or now < due:
+                continue
+            # a site may be busy for long, and answers every message in the end: so ever more rarely
+            self._asked[node] = (now + pause, 2 * pause)
+            self._unanswered.add(node)
+            messages.append(make_request(Request.ANNOUNCE, node, run=self._run))
+        self._grid.post(messages)
         for reply in read_replies(self._grid.send_and_receive([], timeout=0.0), self._journal):
             self._unanswered.discard(reply.node)
-            if reply.parts is not None:
-                self._next_time[reply.node] = math.inf
-                self._announced.append(reply)
-                self._recognise(reply.parts)
+            if reply.parts is not None and reply.node in self._asked:
+                self._replies[reply.node] = reply
+                self._recognise(reply.node, reply.parts)
 
-    def _recognise(self, parts: Mapping[str, bytes]) -> None:
+    def _recognise(self, node: int, parts: Mapping[str, bytes]) -> None:
         with contextlib.suppress(ProtocolError):  # what is wrong with it is told where the session is made
             agreement = Agreement.from_bytes(parts["agreement"])
-            if agreement.terms == self._terms:
-                card = RunCard.from_bytes(parts["card"], agreement, self._run)
-                self._here.setdefault(agreement.digest, set()).add(card.site)
+            card = RunCard.from_bytes(parts["card"], agreement, self._run)
+            if agreement.terms == self._terms and (self._session is None or card in self._session.cards):
+                self._site_at[node] = (agreement.digest, card.site)
 
     def _tell(self, seconds: float) -> None:
         self._journal.event(
             "joining",
             sites=self._count,
-            text=f"{self._count} of {self._sites} sites are there; the others have {seconds:.0f} s "
+            text=f"{self._count} of {self._sites} sites are there; the others have {max(seconds, 0.0):.0f} s "
             "(why a site refuses stands in its own log)",
         )
 
@@ -180,11 +200,15 @@ def _common_agreement(offered: list[bytes], terms: Terms) -> Agreement:
             expected=f"at least {terms.cohort.smallest_cohort}",
             got=0,
         )
-    (most_common, _), *_ = Counter(offered).most_common(1)
-    agreement = Agreement.from_bytes(most_common)
-    if agreement.terms != terms:
+    parsed = []
+    for data in offered:
+        with contextlib.suppress(ProtocolError):  # of another release, or of nobody that means well
+            parsed.append(Agreement.from_bytes(data))
+    ours = Counter(agreement.digest for agreement in parsed if agreement.terms == terms)
+    if not ours:
         raise AgreementMismatchError("terms", expected="those this run was submitted with", got="the sites' own")
-    return agreement
+    ((most_common, _),) = ours.most_common(1)
+    return next(agreement for agreement in parsed if agreement.digest == most_common)
 
 
 def _entrust(  # noqa: PLR0917 - one step of `open_run`

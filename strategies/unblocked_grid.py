@@ -30,8 +30,9 @@ _log = logging.getLogger("flwr.cipherward.provider")
 class UnblockedGrid(WrappedGrid):
     """A grid whose `pull_messages` leaves slow replies to threads of their own, and gives them when they are whole.
 
-    At most four are slow at a time, so that a provider with many slow sites does not hold all their updates in memory:
-    then no further reply is looked for. A reply that is no message, or never becomes whole, is passed over.
+    At most four are slow at a time, each of another node, so that a provider with many slow sites does not hold all
+    their updates in memory: then no further reply is looked for. A reply that is no message, or never becomes whole, is
+    passed over.
 
     Args:
         grid: The grid that Flower made for the ServerApp.
@@ -42,6 +43,14 @@ class UnblockedGrid(WrappedGrid):
         super().__init__(grid)
         self._patience_seconds = patience_seconds
         self._slow: dict[str, Future[list[Message]]] = {}
+        self._node_of: dict[str, str] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages and return their ids."""
+        messages = list(messages)
+        ids = list(self._grid.push_messages(messages))
+        self._node_of |= {name: str(sent.metadata.dst_node_id) for name, sent in zip(ids, messages, strict=True)}
+        return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that have arrived whole."""
@@ -49,17 +58,18 @@ class UnblockedGrid(WrappedGrid):
         for message_id in message_ids:
             pulling, patience = self._slow.pop(message_id, None), 0.0
             if pulling is None:
-                if len(self._slow) >= _MOST_SLOW:
+                slow = {self._node_of.get(name, name) for name in self._slow}
+                if len(slow) >= _MOST_SLOW or self._node_of.get(message_id, message_id) in slow:
                     continue
-                # whoever is the second to be slow has kept the others waiting for long enough already
-                patience = (
-                    min(self._patience_seconds, _SHORT_PATIENCE_SECONDS) if self._slow else self._patience_seconds
-                )
+                patience = self._patience_seconds
+                if slow:  # the others have waited for the first of them already
+                    patience = min(patience, _SHORT_PATIENCE_SECONDS)
                 pulling = self._pull(message_id)
-            if wait([pulling], patience).done:
-                replies += pulling.result()
-            else:
+            if not wait([pulling], patience).done:
                 self._slow[message_id] = pulling
+            elif whole := pulling.result():
+                replies += whole
+                self._node_of.pop(message_id, None)
         return replies
 
     def _pull(self, message_id: str) -> Future[list[Message]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -171,6 +172,63 @@ def test_a_site_that_vanishes_before_it_answers_is_asked_again_when_it_is_back(o
         return None
 
     assert open_(vanish, join_seconds=60.0, wrap=keep).run.session.sites == (0, 1, 2, 3)
+
+
+class EditedGrid(WrappedGrid):
+    """Has the list of nodes, or what nodes answer, edited."""
+
+    def __init__(self, grid, nodes=lambda nodes: nodes, replies=lambda replies: replies):
+        super().__init__(grid)
+        self.nodes = nodes
+        self.replies = replies
+
+    def get_node_ids(self):
+        return self.nodes(list(self._grid.get_node_ids()))
+
+    def pull_messages(self, message_ids):
+        return self.replies(list(self._grid.pull_messages(message_ids)))
+
+
+def test_a_site_that_leaves_after_it_has_announced_is_in_no_session(open_):
+    looks = []
+
+    def steward_leaves_before_the_last_comes(nodes):
+        looks.append(True)
+        return [node for node in nodes if node != (103 if len(looks) < 3 else 100)]
+
+    opened = open_(join_seconds=1.0, wrap=lambda grid: EditedGrid(grid, nodes=steward_leaves_before_the_last_comes))
+
+    assert opened.run.session.sites == (1, 2, 3)
+
+
+@pytest.mark.parametrize("rounds", [2, 5])  # of the terms; the run has 2
+def test_a_node_that_answers_often_has_one_voice_and_a_stranger_s_has_none(open_, founded, rounds):
+    terms = founded.experiment.terms
+    other = replace(
+        founded.agreement, code_digest="0" * 64, terms=replace(terms, training=replace(terms.training, rounds=rounds))
+    )
+
+    def five_times(replies):
+        (reply,) = replies
+        if (reply.metadata.src_node_id, reply.metadata.message_type) != (103, str(Request.ANNOUNCE)):
+            return replies
+        parts = unpack_envelope(reply.content, ANSWER_PARTS[Request.ANNOUNCE])
+        reply.content = pack_envelope({**parts, "agreement": other.to_bytes()})
+        return [deepcopy(reply) for _ in range(5)]
+
+    opened = open_(join_seconds=1.0, wrap=lambda grid: EditedGrid(grid, replies=five_times))
+
+    assert opened.run.agreement.digest == founded.agreement.digest
+
+
+def test_a_run_that_is_open_already_waits_for_nobody_who_cannot_join(open_):
+    open_(nodes=[100, 101, 102])
+    started = time.monotonic()
+
+    opened = open_(replacing(103, Request.ANNOUNCE, pack_refusal()), join_seconds=60.0)
+
+    assert opened.present == (0, 1, 2)
+    assert time.monotonic() - started < 30
 
 
 def test_all_sites_are_waited_for_no_longer_than_they_may_take(open_):

@@ -513,3 +513,14 @@ def test_a_round_that_too_many_sites_refuse_is_not_waited_for(run, founded, monk
     monkeypatch.undo()
     run(founded)
     assert cohorts(founded) == [EVERYBODY] * 4
+
+
+def test_a_site_that_cannot_catch_up_still_deletes_the_run_s_secrets(run, found, founded, monkeypatch):
+    monkeypatch.setattr("strategies.history._MOST_HISTORY_BYTES", 1)
+    federation = found(replace(founded.experiment, strategy=replace(founded.experiment.strategy, rounds=3)))
+    federation.vault(3).path("data.csv").write_text("nothing that the schema knows\n")
+
+    run(federation, patience_seconds=4)
+
+    assert not RunFiles(federation.vault(3), only_run(federation, 3)).has_epoch()
+    assert events(federation, "finished")[0]["not_closed"] == ["hospital-4"]

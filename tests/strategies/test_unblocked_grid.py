@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,24 @@ def test_while_four_are_slow_nothing_more_is_taken_into_memory():
 
     assert until_whole(grid, "3") == ["3"]
     assert grid.pull_messages(["a"]) == ["a"]
+
+
+def test_one_node_is_slow_with_one_reply_at_a_time():
+    class Sending(HaltingGrid):
+        def push_messages(self, messages):
+            return ["1", "2", "3"]
+
+    halting = Sending("1", "2", "3")
+    grid = UnblockedGrid(halting, patience_seconds=0.05)
+    grid.push_messages([SimpleNamespace(metadata=SimpleNamespace(dst_node_id=7))] * 3)
+
+    assert grid.pull_messages(["1", "2", "3", "a"]) == ["a"]
+    assert halting.pulled == ["1", "a"]
+
+    halting.goes_on["1"].set()
+    assert until_whole(grid, "1") == ["1"]
+    assert grid.pull_messages(["2"]) == []
+    assert halting.pulled == ["1", "a", "2"]
 
 
 @pytest.mark.parametrize("error", [ValueError("of a parser"), KeyError("x"), RecursionError()])

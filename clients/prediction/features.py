@@ -64,7 +64,7 @@ def _check_columns(columns: object, description: ModelDescription) -> None:
         found = list(columns)  # type: ignore[call-overload]  # whatever a data frame has there
     except TypeError:  # it is none
         return
-    if not any(isinstance(name, str) for name in found):
+    if all(isinstance(name, (int, np.integer)) for name in found):
         return  # numbered, as those of an array
     names = feature_names(description).tolist()
     wrong = [place for place, name in enumerate(names) if place >= len(found) or found[place] != name]

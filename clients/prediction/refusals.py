@@ -23,11 +23,18 @@ _RETRY_AFTER = re.compile(r"[0-9]{1,6}")
 
 
 class AgainError(Exception):
-    """What may go better at another try."""
+    """What may go better at another try.
 
-    def __init__(self, error: ServiceError, seconds: float | None = None) -> None:
+    Args:
+        error: What to tell if it does not.
+        seconds: How long the service said to wait.
+        is_lost: Whether the service may have done what was asked, and its answer was lost.
+    """
+
+    def __init__(self, error: ServiceError, seconds: float | None = None, *, is_lost: bool = False) -> None:
         self.error = error
         self.seconds = seconds
+        self.is_lost = is_lost
         super().__init__(str(error))
 
 

@@ -9,6 +9,7 @@ Trust: runs at the client. What it is given to send is encrypted or public; no m
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from collections.abc import Callable, Iterable
@@ -148,7 +149,9 @@ class PredictionService:
         publication = Publication(description=description, allowed=tuple(allowed), weights=weights)
 
         def is_done(error: ServiceError) -> bool:
-            return error.cause == "name-taken" and self.describe(description.name).digest == description.digest
+            with contextlib.suppress(ServiceError):  # it is somebody else's
+                return error.cause == "name-taken" and self.describe(description.name).digest == description.digest
+            return False
 
         self._send("PUT", f"/v1/models/{description.name}", publication.to_bytes(), is_done=is_done)
 
@@ -214,7 +217,7 @@ class PredictionService:
             try:
                 return self._send_once(method, path, body, most)
             except AgainError as again:
-                lost = lost or not again.error.status
+                lost = lost or again.is_lost
                 raise
             except ServiceError as error:
                 if lost and is_done is not None and is_done(error):
@@ -263,7 +266,10 @@ class PredictionService:
                 f"{self._address} has the query and gave no answer in time; its patients may have been charged, and it "
                 "is not asked again: try later"
             )
-        return AgainError(ServiceError(f"{self._address} does not answer ({kind}): is it running, and reachable?"))
+        return AgainError(
+            ServiceError(f"{self._address} does not answer ({kind}): is it running, and reachable?"),
+            is_lost=not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)),
+        )
 
 
 def _context(authority: Path | None) -> ssl.SSLContext:

@@ -34,7 +34,10 @@ def publish(
     ] = None,
     own: Annotated[bool, typer.Option("--own", help="The model is the provider's own; nobody has to decide.")] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Take the place of a plain model of that name, which stays until then.")
+        bool,
+        typer.Option(
+            "--replace", help="Take the place of a plain model of that name, which stays until an instant before."
+        ),
     ] = False,
 ) -> None:
     """Put a model into the service in plaintext: a consortium's with its hospitals' decisions, or your own.

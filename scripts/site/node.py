@@ -87,6 +87,8 @@ def start_site(place: Place, identity: SecretBytes | None, connection: Connectio
                 said = log.read_bytes()
                 since = said[begin if begin < len(said) else 0 :]  # shorter, if it was begun anew
                 reason = _trouble(connection) or said_last(since.decode(errors="replace"))
+            except (FileNotFoundError, PermissionError):
+                raise  # the vault is gone, or not ours: that does not pass
             except UNMADE as error:  # files, memory or disk that others have taken may be free again
                 reason = f"this machine lacks something: {reason_of(error)}"
             tell("supernode-ended", f"the SuperNode ended, and is started again: {reason}")

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from server.record import sync_directory
+
 _NEW: Final = ".new-"
 _OLD: Final = ".old-"
 _REPLACED: Final = ".replaced-"
@@ -31,7 +33,7 @@ def write_file(path: Path, data: bytes) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync_directory(path.parent)
 
 
 def write_directory(path: Path, files: Mapping[str, bytes], *, check_old: Callable[[], None] | None = None) -> None:
@@ -74,7 +76,7 @@ def remove_directory(path: Path) -> None:
         doomed = Path(tempfile.mkdtemp(prefix=_OLD, dir=path.parent))
         try:
             path.rename(doomed / path.name)
-            _sync(path.parent)
+            sync_directory(path.parent)
         finally:
             shutil.rmtree(doomed, ignore_errors=True)
 
@@ -94,7 +96,7 @@ def _put_in_place_of(path: Path, partial: Path) -> None:
         (replaced / path.name).rename(path)
         replaced.rmdir()
         raise
-    _sync(path.parent)
+    sync_directory(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -114,19 +116,9 @@ def _alone(directory: Path) -> Iterator[None]:
 def _tidy_up(directory: Path) -> None:
     for replaced in directory.glob(f"{_REPLACED}*"):
         for old in replaced.iterdir():
-            if not (
-                directory / old.name
-            ).exists():  # killed between taking the old one away and putting the new one there
+            if not (directory / old.name).exists():  # killed between taking it away and putting the new one there
                 old.rename(directory / old.name)
         shutil.rmtree(replaced)
     for pattern in (_NEW, _OLD):
         for path in directory.glob(f"{pattern}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

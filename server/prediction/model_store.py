@@ -66,7 +66,8 @@ class ModelStore:
         Args:
             description: Of the model.
             files: What lies beside the description.
-            may_replace: Whether it may take the place of a plain model of the provider's; that one stays until then.
+            may_replace: Whether it may take the place of a plain model of the provider's; that one stays until an
+                instant before.
 
         Raises:
             FileExistsError: The name is taken.

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 
+import httpx
 import pytest
 from published import client, plain
 from served import InProcessService, Server, problem, running
@@ -238,6 +239,20 @@ def test_what_was_never_done_is_not_taken_for_done(server, service, vault, train
     monkeypatch.setattr(server, "_own_answer", answered_too_late(server))
     with pytest.raises(ServiceError, match="taken"):
         service.publish(other.description, other.weights)
+
+
+def test_what_never_reached_the_service_is_not_taken_for_done(service, monkeypatch):
+    send, refused = service._http.send, []
+
+    def unreachable_at_first(request, **options):
+        if not refused:
+            refused.append(True)
+            raise httpx.ConnectError("refused")
+        return send(request, **options)
+
+    monkeypatch.setattr(service._http, "send", unreachable_at_first)
+    with pytest.raises(ServiceError, match="404"):
+        service.withdraw("mistyped")
 
 
 def test_a_query_whose_answer_does_not_come_in_time_is_not_asked_again(server, service, monkeypatch):

@@ -125,6 +125,7 @@ def test_a_data_frame_is_scored_by_the_names_of_its_columns(offered, vault, reco
         assert np.abs(scores - expected).max() < 2 * LINEAR.tolerance
     for columns, place in (
         (names[::-1], 1),
+        ([(name, "mean") for name in names[::-1]], 1),  # columns of two levels
         ([*names[:3], *names[:2:-1]], 4),
         ([*names[:4], SECRET], 5),
         (names[:2], 3),

@@ -96,6 +96,20 @@ def test_what_this_machine_lacks_for_a_while_does_not_end_the_site(founded, tmp_
     assert not list((tmp_path / "tmp").iterdir())
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("vault"), PermissionError("vault")])
+def test_a_vault_that_is_gone_or_not_ours_ends_the_site(founded, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(scripts.site.node, "_trouble", lambda connection: "")
+    monkeypatch.setattr(scripts.site.node, "preload", lambda: None)
+    monkeypatch.setattr(scripts.site.node, "free_port", fail)
+    place, connection = Place.read(founded.vault(1)), Connection(provider="localhost:1", ca=tmp_path / "ca.crt")
+
+    with pytest.raises(type(error)):
+        start_site(place, None, connection, lambda event, text: None)
+
+
 def test_a_log_that_cannot_be_looked_at_now_is_left_as_it_is(tmp_path):
     shorten_log(tmp_path / "gone.log")
 

@@ -26,7 +26,7 @@ from strategies.streaming_grid import StreamingGrid
 
 _POLL_SECONDS: Final = 0.2
 _AGAIN_SECONDS: Final = 30.0
-_TELL_SECONDS: Final = 5.0
+_TELL_SECONDS: Final = 30.0
 
 
 def open_run(

@@ -81,7 +81,7 @@ def summary(
 
     Also for runs that `flwr run` started. A completed run is compared with the same run without encryption.
 
-    Example: `cipherward summary runs/2026-01-31/12-00-00`
+    Example: `cipherward summary runs/2026-01-31/12-00-00-000000`
     """
     from scripts.simulation.jobs import report_run
 

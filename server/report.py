@@ -36,6 +36,7 @@ _KEPT: Final = {
     "states/*.mac": "a number that tells sites in one state from others",
     "voids/*.cwn": "a site's signed word that nothing of it left in a round",
     "sums/*.cwa": "an encrypted sum over a whole cohort",
+    ".lock": "nothing; held by the program that works on the run",
 }
 """What the provider keeps in order to go on, as patterns of paths; a crash may leave a `.partial` beside each."""
 

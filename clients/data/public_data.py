@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +46,22 @@ def load_hospitals(data: DataConfig) -> dict[str, TableFile]:
     }
 
 
+def located(data: DataConfig) -> DataConfig:
+    """Return a data set whose files are there, and whose directory means the same to every process of this machine.
+
+    Raises:
+        ConfigurationError: As for `find_files`.
+    """
+    find_files(data)
+    directory = _named_directory(data)
+    return replace(data, dir=str(directory)) if data.sources and directory is not None else data
+
+
+def _named_directory(data: DataConfig) -> Path | None:
+    named = data.dir or os.environ.get(DATA_VARIABLE, "")
+    return Path(named).expanduser().resolve() if named else None
+
+
 def find_files(data: DataConfig) -> list[Path]:
     """Return where each source's file is; download what is in no directory.
 
@@ -54,8 +71,8 @@ def find_files(data: DataConfig) -> list[Path]:
     Raises:
         ConfigurationError: A file is missing or altered; says what to put where.
     """
-    named = data.dir or os.environ.get(DATA_VARIABLE, "")
-    directory = Path(named).expanduser().resolve() if named else user_cache_path("cipherward") / "data"
+    named = _named_directory(data)
+    directory = named or user_cache_path("cipherward") / "data"
     paths = []
     for source in data.sources:
         path = directory / source.file

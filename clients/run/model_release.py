@@ -46,8 +46,9 @@ def releasable_model(place: Place, beginning: str = "") -> ReleasableModel:
     runs = [overview.run for overview in run_overviews(place) if overview.is_closed and overview.is_pinned]
     fitting = [run for run in runs if run.hex().startswith(beginning)]
     if len(fitting) != 1:
+        which = f"that --run {beginning} fits " if beginning else ""
         raise ConfigurationError(
-            f"{len(fitting)} runs that --run {beginning or 'ANY'} fits have ended here under the pinned agreement; see "
+            f"{len(fitting)} runs {which}have ended here under the pinned agreement, and one is needed; see "
             "`cipherward site status`"
         )
     (run,) = fitting

@@ -6,12 +6,14 @@ Trust: runs at the simulation's observer, who owns every simulated site.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
 import conf
+from clients.data.public_data import located
 from clients.learning.epsilon import epsilon_of
 from clients.learning.noise import noise_of
 from clients.simulation import SITES, check_hospitals
@@ -59,6 +61,7 @@ def simulate(config: ExperimentConfig, run_directory: Path, console: Console) ->
         RunFailedError: The run failed; a note names its run directory.
     """
     check_simulation(config)
+    config = replace(config, data=located(config.data))  # Flower's processes work in a directory of their own
     claim_directory(run_directory)
     (run_directory / EXPERIMENT).write_text(conf.to_yaml(config), encoding="utf-8")
     console.print(f"starting {config.federation.sites} sites and a provider on this machine", highlight=False)

@@ -59,8 +59,8 @@ largest error of a logit  {error:.1e} on known records; at most {tolerance:.0e} 
 public key                {prepared.description.key[:16]}...
 may use it                {", ".join([owner, *(allowed or [])])}
 
-Next: `cipherward keys export --parameters {prepared.description.parameters}` writes the public key's file for the
-devices; each of them is also a client of the service.""")
+Next, for the devices, each of which is also a client of the service:
+cipherward keys export --parameters {prepared.description.parameters} --output {name}.cwk --vault {opened.directory}""")
 
 
 def withdraw_model(*, name: NameOption, service: ServiceOption, vault: VaultOption, ca: CaOption = None) -> None:

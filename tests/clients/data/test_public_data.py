@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 import clients.data.public_data
 import conf
-from clients.data.public_data import DATA_VARIABLE, find_files, load_hospitals
+from clients.data.public_data import DATA_VARIABLE, find_files, load_hospitals, located
 from clients.data.table_file import encode_table
 from conf import DataConfig, SourceConfig
 from protocol.data_terms import ColumnTerms, LabelTerms
@@ -323,3 +323,25 @@ def test_its_columns_are_matched_by_name(breast_cancer):
 def test_an_unknown_data_set_or_column_is_refused_by_name(breast_cancer, change, message):
     with pytest.raises(ConfigurationError, match=message):
         load_hospitals(replace(breast_cancer, **change))
+
+
+@pytest.mark.parametrize("is_variable", [False, True])
+def test_a_relative_directory_is_named_so_that_processes_elsewhere_find_it(tmp_path, monkeypatch, is_variable):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "east.csv").write_bytes(PUBLISHED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(DATA_VARIABLE, "tables")
+    data = replace(conf.compose([]).data, sources=(SourceConfig(site="east", file="east.csv"),))
+    found = located(data if is_variable else replace(data, dir="tables"))
+
+    monkeypatch.chdir("/")
+
+    assert find_files(found) == [tmp_path / "tables" / "east.csv"]
+
+
+def test_without_files_there_is_nothing_to_name_and_missing_ones_are_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    data = conf.compose([]).data
+    assert located(data) == data
+    with pytest.raises(ConfigurationError, match=r"east\.csv does not exist"):
+        located(replace(data, sources=(SourceConfig(site="east", file="east.csv"),)))

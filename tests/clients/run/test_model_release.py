@@ -80,7 +80,7 @@ def test_a_release_is_told_to_the_site_s_people_and_touches_nothing_else_in_the_
 
 
 def test_a_run_that_has_not_ended_here_has_nothing_to_release(summed):
-    with pytest.raises(ConfigurationError, match="0 runs that --run ANY fits have ended"):
+    with pytest.raises(ConfigurationError, match="0 runs have ended"):
         releasable_model(summed.member(0))
 
     summed.close(0)
